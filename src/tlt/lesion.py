@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 
 from tlt.geometry import Triple
 
 
-class Status(StrEnum):
+class Status(str, Enum):
     """What the tracker says of a lesion in a follow-up."""
 
     FOUND = "found"
