@@ -1,0 +1,1 @@
+"""The command line: a command a file. Torch and its like are imported when a command runs."""

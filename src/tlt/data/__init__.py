@@ -1,0 +1,1 @@
+"""Pairs with a known truth: simulated follow-ups, and how they become tensors."""

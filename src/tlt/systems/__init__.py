@@ -1,0 +1,53 @@
+"""The trackers that can be chosen with ``--tracker``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SystemInfo:
+    """A line of ``tlt trackers``.
+
+    Attributes:
+        name: as in ``--tracker``.
+        summary: what it does.
+        source: where it comes from.
+        learned: whether it needs weights.
+    """
+
+    name: str
+    summary: str
+    source: str
+    learned: bool
+
+
+TRACKERS = {
+    info.name: info
+    for info in (
+        SystemInfo(
+            "tlt",
+            "cross-attention transformer on the affine prior, then local patch matching",
+            "Tang et al., MICCAI 2022; the last step is ours",
+            True,
+        ),
+        SystemInfo(
+            "tlt-network",
+            "the same without the last step",
+            "Tang et al., MICCAI 2022",
+            True,
+        ),
+        SystemInfo(
+            "patch",
+            "normalised cross-correlation of the lesion's patch around the affine prior",
+            "classical",
+            False,
+        ),
+        SystemInfo(
+            "affine",
+            "affine registration alone: where the prior puts the lesion",
+            "L1 affine of the paper's RAAM",
+            False,
+        ),
+    )
+}

@@ -1,0 +1,59 @@
+# make demo | test | lint | bench | venv | clean        PYTHON=python3.12 picks the interpreter
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TLT_SHARED ?= ../shared
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+# Nothing is written outside this folder, so that an empty or closed HOME is no obstacle.
+export MPLCONFIGDIR ?= $(CURDIR)/$(VENV)/matplotlib
+ifeq ($(strip $(HOME)),)
+export PIP_NO_CACHE_DIR := 1
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench clean
+
+help:
+	@echo "make demo    track the lesions of the bundled example: table, report, pictures in demo/"
+	@echo "make test    lint, types, tests and doctests"
+	@echo "make lint    ruff and mypy only"
+	@echo "make bench   measure speed and accuracy on the volumes in TLT_SHARED ($(TLT_SHARED))"
+	@echo "make clean   remove $(VENV), demo/ and caches"
+
+venv: $(STAMP)
+
+# torch goes first: asked for together with the rest, another build of it may be chosen.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10; set PYTHON to a newer one" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "no venv module for $(PYTHON); install it (Debian: python3-venv)" >&2; exit 1; }
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/tlt demo --output demo
+
+test: lint
+	@echo "tests"
+	@$(BIN)/python -m pytest -n 2 tests
+	@echo "doctests"
+	@$(BIN)/python -m pytest --doctest-modules src/tlt
+
+lint: $(STAMP)
+	@echo "lint and types"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || \
+		{ echo "not formatted: run $(BIN)/ruff format" >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+
+bench: $(STAMP)
+	@for script in tests/bench_*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" "$(TLT_SHARED)/ct" || exit 1; done
+
+clean:
+	@rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

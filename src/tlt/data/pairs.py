@@ -1,0 +1,236 @@
+"""Training pairs: two crops of a simulated pair, and many lesions to find in them.
+
+Both crops lie in the follow-up's frame, as at inference: the template is the baseline seen through
+an affine prior, so a lesion at p in the template has its prior at p. The prior is the best affine
+of the true motion with a registration error on top; where the search crop lies depends on the
+prior alone, never on the truth (docs/method.md, "No leak").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tlt.data.appearance import InsertedLesion, Scan, draw_lesion, grown
+from tlt.data.motion import Motion, MotionRange
+from tlt.data.simulate import Anatomy, PairParameters, Rendered, draw_pair, render
+from tlt.geometry import AffineTransform, Grid, Points
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How training pairs are cut.
+
+    Attributes:
+        crops_zyx: shapes in voxels to choose from, multiples of the stride.
+        spacing_mm: voxel size.
+        lesions: painted lesions a pair.
+        queries: lesions to find a pair, painted ones included.
+        anchors: places with a known counterpart for the dense contrastive loss.
+        margin_mm: how far inside the template crop a query lies, along x, y, z.
+        search_shift_mm: how far the search crop may be shifted from the template's, each axis.
+        motion: range of motion at full difficulty.
+        strength: range of appearance at full difficulty.
+    """
+
+    crops_zyx: tuple[tuple[int, int, int], ...] = ((48, 80, 80), (40, 88, 88), (64, 68, 68))
+    spacing_mm: float = 2.0
+    lesions: int = 4
+    queries: int = 8
+    anchors: int = 160
+    margin_mm: tuple[float, float, float] = (24.0, 24.0, 16.0)
+    search_shift_mm: tuple[float, float, float] = (24.0, 24.0, 16.0)
+    motion: MotionRange = MotionRange()
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """Two crops (1, D, H, W) in HU, the place (x, y, z) of their first voxels, and what is known.
+
+    Attributes:
+        centers_mm, truth_mm, radius_mm: (Q, 3), (Q, 3), (Q,): priors of the queries (also their
+            places in the template), their true places in the search crop, their radii.
+        anchors_mm, anchors_truth_mm: (M, 3) places in the template and in the search crop.
+    """
+
+    template: Tensor
+    search: Tensor
+    template_origin_mm: Tensor
+    search_origin_mm: Tensor
+    centers_mm: Tensor
+    truth_mm: Tensor
+    radius_mm: Tensor
+    anchors_mm: Tensor
+    anchors_truth_mm: Tensor
+
+
+def draw_training_pair(
+    rng: np.random.Generator, anatomy: Anatomy, config: PairConfig, difficulty: float = 1.0
+) -> TrainingPair:
+    """One training pair; ``difficulty`` in [0, 1] scales the displacements (a curriculum).
+
+    Crops that hold too little of the body to find a query are drawn again.
+    """
+    for _ in range(50):
+        pair = draw_pair(rng, anatomy, config.motion.eased(difficulty), config.strength)
+        cut = _draw_crops(rng, anatomy, pair.motion, config)
+        drawn = _draw_from(rng, anatomy, pair, cut, config)
+        if drawn is not None:
+            return drawn
+    raise ValueError("the CT is too small to cut training pairs from; leave it out")
+
+
+@dataclass(frozen=True, eq=False)
+class _Crops:
+    """The prior that was drawn and the grids of both crops."""
+
+    prior: AffineTransform
+    template: Grid
+    search: Grid
+
+
+def _draw_crops(
+    rng: np.random.Generator, anatomy: Anatomy, motion: Motion, config: PairConfig
+) -> _Crops:
+    middle = anatomy.body_mm[rng.integers(len(anatomy.body_mm))]
+    prior = draw_prior(rng, anatomy, motion, middle)
+    shape = config.crops_zyx[rng.integers(len(config.crops_zyx))]
+    template = Grid.around(prior(middle) + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
+    shift = rng.uniform(-1, 1, 3) * config.search_shift_mm
+    search = Grid.around(template.center_mm + shift, shape, config.spacing_mm)
+    return _Crops(prior, template, search)
+
+
+def draw_prior(
+    rng: np.random.Generator, anatomy: Anatomy, motion: Motion, about_mm: Points
+) -> AffineTransform:
+    """The best affine of a motion plus the error of a registration, now and then a gross one."""
+    body = anatomy.body_mm[rng.integers(len(anatomy.body_mm), size=200)]
+    seen = motion.affine(body)
+    best = AffineTransform.fit(motion.followup_to_baseline(seen), seen)
+    sigma = 3.0 if rng.random() < 0.8 else 10.0
+    turn = np.eye(3) + rng.normal(0, 0.02, (3, 3))
+    error = AffineTransform.about(turn, best(about_mm), rng.normal(0, sigma, 3))
+    return error.after(best)
+
+
+def _draw_from(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    pair: PairParameters,
+    cut: _Crops,
+    config: PairConfig,
+) -> TrainingPair | None:
+    """Both crops and their queries; None when too few queries can be seen in both."""
+    places = _inner_points(rng, cut.template, config.margin_mm, config.lesions)
+    lesions = _draw_lesions(rng, anatomy, cut.prior.inverse()(places))
+    later = tuple(grown(lesion, rng) for lesion in lesions)
+    as_affine = Motion(cut.prior, ())
+    template, template_seen = _acquired(rng, anatomy, cut.template, as_affine, pair.baseline, lesions)
+    search, search_seen = _acquired(rng, anatomy, cut.search, pair.motion, pair.followup, later)
+    sites = [np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)]
+    textured = _textured_points(rng, template, cut.template, config)
+    sites.append(cut.prior.inverse()(textured))
+    anchor_sites = cut.prior.inverse()(_inner_points(rng, cut.template, (8, 8, 8), 2 * config.anchors))
+    sites.append(anchor_sites[anatomy.density_hu(_as_points(anchor_sites)).ravel().numpy() > -950])
+    known = np.concatenate(sites)
+    try:
+        truth = pair.motion.baseline_to_followup(known)
+    except ArithmeticError:
+        return None
+    prior = cut.prior(known)
+    usable = _visible(prior, cut.template, template_seen) & _visible(truth, cut.search, search_seen)
+    is_query = np.arange(len(known)) < len(sites[0]) + len(textured)
+    queries = np.flatnonzero(usable & is_query)[: config.queries]
+    anchors = np.flatnonzero(usable & ~is_query)[: config.anchors]
+    if len(queries) < config.queries // 2 or len(anchors) < config.anchors // 4:
+        return None
+    radii = np.exp(rng.uniform(np.log(3), np.log(25), len(known)))
+    radii[: len(lesions)] = [lesion.radius_mm for lesion in lesions]
+    return TrainingPair(
+        torch.from_numpy(template)[None],
+        torch.from_numpy(search)[None],
+        *(_tensor(g.origin_mm) for g in (cut.template, cut.search)),
+        *(_tensor(v) for v in (prior[queries], truth[queries], radii[queries])),
+        *(_tensor(v) for v in (prior[anchors], truth[anchors])),
+    )
+
+
+def _acquired(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    grid: Grid,
+    motion: Motion,
+    scan: Scan,
+    lesions: tuple[InsertedLesion, ...],
+) -> tuple[NDArray[np.float32], tuple[NDArray[np.bool_], ...]]:
+    """The crop as the scanner's slices give it after resampling, and the planes it covers."""
+    x, y, z = grid.spacing_mm
+    slice_mm = max(scan.slice_mm, z)
+    low, high = grid.bounds_mm()
+    start = low - np.array([0, 0, slice_mm * rng.uniform(0, 1)])
+    slices = Grid.covering(start, high, (x, y, slice_mm))
+    rendered: Rendered = render(anatomy, slices, motion, scan, lesions)
+    place = (low[2] + np.arange(grid.size_xyz[2]) * z - start[2]) / slice_mm
+    below = np.minimum(place.astype(int), len(rendered.voxels) - 2)
+    share = (place - below).astype(np.float32)[:, None, None]
+    voxels = rendered.voxels[below] * (1 - share) + rendered.voxels[below + 1] * share
+    seen_z = rendered.seen_zyx[0][below] & rendered.seen_zyx[0][below + 1]
+    return voxels, (seen_z, *rendered.seen_zyx[1:])
+
+
+def _draw_lesions(
+    rng: np.random.Generator, anatomy: Anatomy, sites_mm: Points
+) -> tuple[InsertedLesion, ...]:
+    """Lesions at those baseline points that lie in the body."""
+    density = anatomy.density_hu(_as_points(sites_mm)).ravel().numpy()
+    return tuple(
+        draw_lesion(rng, tuple(site), float(np.exp(rng.uniform(np.log(3), np.log(22)))), float(hu))
+        for site, hu in zip(sites_mm.tolist(), density, strict=True)
+        if hu > -940
+    )
+
+
+def _textured_points(
+    rng: np.random.Generator, voxels: NDArray[np.float32], grid: Grid, config: PairConfig
+) -> Points:
+    """Places in a crop, inside its margin, that have structure around them (some have little)."""
+    image = torch.from_numpy(voxels)[None, None].clamp(-1000, 400)
+    mean, square = (F.avg_pool3d(v, 4)[0, 0].numpy() for v in (image, image.square()))
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    points = _inner_points(rng, grid, config.margin_mm, 40 * config.queries)
+    index = np.clip(grid.mm_to_index(points) / 4, 0, np.array(mean.shape) - 1).astype(int)
+    weight = np.clip(spread[tuple(index.T)], 0, 150)
+    weight = np.where(mean[tuple(index.T)] > -930, weight + 10, 0)
+    if np.count_nonzero(weight) < 4 * config.queries:
+        return np.zeros((0, 3))
+    chosen = rng.choice(len(points), 3 * config.queries, replace=False, p=weight / weight.sum())
+    return points[chosen]
+
+
+def _inner_points(rng: np.random.Generator, grid: Grid, margin_mm, count: int) -> Points:
+    low, high = grid.bounds_mm()
+    return rng.uniform(low + margin_mm, high - np.asarray(margin_mm), (count, 3))
+
+
+def _visible(points_mm: Points, grid: Grid, seen_zyx: tuple[NDArray[np.bool_], ...]) -> NDArray:
+    """Whether points lie in the crop, two voxels from its border, in planes the CT covers."""
+    index = np.rint(grid.mm_to_index(points_mm)).astype(int)
+    last = np.array(grid.shape_zyx) - 1
+    inside = np.all((index >= 2) & (index <= last - 2), axis=1)
+    index = np.clip(index, 0, last)
+    return inside & np.all([seen_zyx[a][index[:, a]] for a in range(3)], axis=0)
+
+
+def _as_points(points_mm: Points) -> Tensor:
+    return torch.from_numpy(np.asarray(points_mm, np.float32))[:, None, None]
+
+
+def _tensor(values) -> Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))

@@ -1,0 +1,162 @@
+"""Lesions as masks: each integer an instance, the same integer the same lesion at every time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from tlt.errors import InputError
+from tlt.geometry import Grid
+from tlt.io.images import read_image, write_image
+from tlt.io.lesion_rows import Row, placed
+from tlt.lesion import Lesion, Match
+from tlt.volume import Volume, grid_of, to_sitk
+
+MAX_INSTANCES = 1000
+
+
+def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
+    """The instances of a NIfTI, NRRD or MHA mask, ids being their integers.
+
+    A mask of ones (or of 255) in several 26-connected components is split into L1, L2, ... The
+    centre is
+    the centroid, the radius half the longest extent within one axial slice. The mask may have
+    another grid than the baseline. Raises InputError for an empty mask, values that are not
+    integers from 0, more than 1000 instances, or a mask displaced against the baseline.
+    """
+    image = read_image(path)
+    grid = grid_of(image)
+    _check_same_frame(grid, baseline, str(path))
+    labels = _integers(sitk.GetArrayFromImage(image), str(path))
+    names = _segment_names(image)
+    values = np.unique(labels[labels > 0]).tolist()
+    split = False
+    if values in ([1], [255]):
+        parts, count = ndimage.label(labels, np.ones((3, 3, 3)))
+        if count > 1:
+            labels, values, split = parts, list(range(1, count + 1)), True
+    if len(values) > MAX_INSTANCES:
+        raise InputError(
+            f"{path}: {len(values)} instances, more than {MAX_INSTANCES}; is this a lesion mask?"
+        )
+    boxes = ndimage.find_objects(labels)
+    rows = []
+    for value in values:
+        name = f"L{value}" if split else str(value)
+        center, radius = _measure(labels, value, boxes[value - 1], grid)
+        where = f"{path}: label {value}"
+        rows.append(Row(where, name, center, radius, "" if split else names.get(value, "")))
+    return rows
+
+
+def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.uint16]:
+    """A label array (D, H, W) with a ball a lesion, at least one voxel each, smaller ones on top.
+
+    The integer is the lesion's id where all ids are whole numbers from 1, else its place in the
+    list, from 1. Lesions outside the grid, and matches that were not found, are left out.
+    """
+    ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
+    whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
+    labels = np.zeros(grid.shape_zyx, np.uint16)
+    for count, lesion in sorted(placed(lesions), key=lambda pair: -pair[1].radius_mm):
+        if grid.contains(lesion.center_mm):
+            _paint(labels, lesion, int(lesion.id) if whole else count, grid)
+    return labels
+
+
+def write_mask(lesions: Sequence[Lesion | Match], grid: Grid, path: str | os.PathLike[str]) -> None:
+    """Write lesions as balls on a grid, as `sphere_labels` draws them (.nii.gz, .nrrd, .mha)."""
+    write_labels(sphere_labels(lesions, grid), grid, path)
+
+
+def write_labels(labels: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
+    """Write a label array (D, H, W) on its grid, as unsigned integers."""
+    write_image(to_sitk(Volume(np.ascontiguousarray(labels, np.uint16), grid)), path)
+
+
+def _check_same_frame(mask: Grid, baseline: Grid, name: str) -> None:
+    """Refuse the commonest mistake: the baseline's size with another origin or spacing."""
+    if mask.size_xyz != baseline.size_xyz:
+        return
+    ends = np.array(mask.bounds_mm()) - np.array(baseline.bounds_mm())
+    if np.abs(ends).max() > max(baseline.spacing_mm):
+        raise InputError(
+            f"{name}: as many voxels as the baseline, but displaced by "
+            f"{np.abs(ends).max():.1f} mm (another origin, spacing or orientation); "
+            "save the mask with the baseline's header"
+        )
+
+
+def _integers(voxels: NDArray, name: str) -> NDArray[np.int32]:
+    whole = voxels
+    if voxels.dtype.kind == "f":
+        finite = bool(np.isfinite(voxels).all())
+        whole = np.round(voxels) if finite else voxels
+        if not finite or np.abs(voxels - whole).max() > 1e-3:
+            raise InputError(f"{name}: its values are not whole numbers; threshold the mask first")
+    low, high = int(whole.min()), int(whole.max())
+    if low < 0 or high > 65535:
+        raise InputError(f"{name}: its values run from {low} to {high}, not a mask; use 0 to 65535")
+    if high == 0:
+        raise InputError(f"{name}: the mask is empty; mark at least one lesion")
+    return whole.astype(np.int32)
+
+
+def _segment_names(image: sitk.Image) -> dict[int, str]:
+    """Names of a Slicer .seg.nrrd by label value."""
+    names = {}
+    for key in image.GetMetaDataKeys():
+        if key.startswith("Segment") and key.endswith("_LabelValue"):
+            name = key.replace("_LabelValue", "_Name")
+            value = image.GetMetaData(key)
+            if value.isdigit() and image.HasMetaDataKey(name):
+                names[int(value)] = image.GetMetaData(name)
+    return names
+
+
+def _measure(
+    labels: NDArray, value: int, box: tuple[slice, ...], grid: Grid
+) -> tuple[NDArray, float]:
+    """LPS centroid and radius in mm of one label within its bounding box."""
+    index = np.argwhere(labels[box] == value) + [part.start for part in box]
+    center = grid.index_to_mm(index.mean(0))
+    along_z = np.abs(np.array(grid.direction).reshape(3, 3)[2])[::-1]
+    upright = int(along_z.argmax())
+    longest = max(
+        _longest_mm(index[index[:, upright] == level], upright, grid)
+        for level in np.unique(index[:, upright])
+    )
+    return center, longest / 2
+
+
+def _longest_mm(index_zyx: NDArray, upright: int, grid: Grid) -> float:
+    """Longest distance between the faces of the voxels of one slice."""
+    faces = []
+    for axis in range(3):
+        if axis != upright:
+            half = 0.5 * np.eye(3)[axis]
+            faces += [index_zyx - half, index_zyx + half]
+    points = grid.index_to_mm(np.concatenate(faces))
+    first, second = (2 - axis for axis in range(3) if axis != upright)
+    plane = points @ np.array(grid.direction).reshape(3, 3)[:, [first, second]]
+    return float(pdist(plane[ConvexHull(plane).vertices]).max())
+
+
+def _paint(labels: NDArray, lesion: Lesion, value: int, grid: Grid) -> None:
+    index = grid.mm_to_index(lesion.center_mm)
+    reach = lesion.radius_mm / np.array(grid.spacing_mm)[::-1]
+    low = np.maximum(np.floor(index - reach).astype(int), 0)
+    high = np.minimum(np.ceil(index + reach).astype(int) + 1, grid.shape_zyx)
+    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+    inside = np.moveaxis(np.indices(high - low), 0, -1) + low
+    distance = np.linalg.norm(grid.index_to_mm(inside) - lesion.center_mm, axis=-1)
+    labels[box][distance <= lesion.radius_mm] = value
+    nearest = np.clip(np.round(index).astype(int), 0, np.array(grid.shape_zyx) - 1)
+    labels[tuple(nearest)] = value

@@ -1,0 +1,90 @@
+"""``report.html``: the whole result in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from tlt.io.files import atomic_write
+from tlt.io.pictures import STATUS_WORDS, Picture
+from tlt.io.results import LesionAtFollowup, LesionResult, Result
+from tlt.lesion import Status
+
+
+@dataclass(frozen=True)
+class Row:
+    """A lesion in one follow-up (numbered from 1), as the report shows it."""
+
+    anchor: str
+    lesion: LesionResult
+    number: int
+    found: LesionAtFollowup
+    picture: str
+
+    @property
+    def status(self) -> str:
+        """The status in words."""
+        return STATUS_WORDS[self.found.status]
+
+
+def write_report(
+    result: Result, pictures: Sequence[Picture], path: str | Path, created: datetime | None = None
+) -> None:
+    """Write the report: whole or not at all."""
+    atomic_write(path, render_report(result, pictures, created))
+
+
+def render_report(
+    result: Result, pictures: Sequence[Picture], created: datetime | None = None
+) -> str:
+    """The HTML of a result; ``created`` is the time that it names (now by default)."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["mm"] = _mm
+    environment.filters["point"] = _point
+    source = files("tlt").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    rows = report_rows(result, pictures)
+    created = created or datetime.now(timezone.utc)
+    return environment.from_string(source).render(
+        result=result,
+        rows=rows,
+        counts=_counts(rows),
+        several=len(result.followups) > 1,
+        created=created.strftime("%Y-%m-%d %H:%M %Z").strip(),
+    )
+
+
+def report_rows(result: Result, pictures: Sequence[Picture]) -> list[Row]:
+    """Every lesion in every follow-up, the one most in need of a look first."""
+    urls = {(picture.lesion_id, picture.followup): _data_url(picture.png) for picture in pictures}
+    rows = [
+        Row(f"lesion-{place}-{number}", lesion, number, found, urls.get((lesion.id, number), ""))
+        for place, lesion in enumerate(result.lesions, 1)
+        for number, found in enumerate(lesion.followups, 1)
+    ]
+    return sorted(rows, key=lambda row: row.found.confidence)
+
+
+def _counts(rows: Sequence[Row]) -> list[tuple[Status, str, int]]:
+    """How many rows have each status; those that occur."""
+    numbers = {status: sum(row.found.status is status for row in rows) for status in Status}
+    return [(status, STATUS_WORDS[status], n) for status, n in numbers.items() if n]
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _mm(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _point(values: Sequence[float] | None) -> str:
+    return "-" if values is None else ", ".join(f"{value:.1f}" for value in values)

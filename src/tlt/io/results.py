@@ -1,0 +1,297 @@
+"""What a run found, as ``result.json`` (schema version 1) and ``matches.csv``.
+
+Points are LPS millimetres. A field may be added within a schema version, never renamed; readers
+therefore ignore fields that they do not know.
+
+Neither file holds a patient's name, identifier or birth date. A path can hold one, so images are
+stored by the last part of their path unless ``with_identifiers`` is asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tlt.geometry import Triple
+from tlt.io.files import atomic_write
+from tlt.lesion import Lesion, Match, Status
+from tlt.volume import Volume
+
+if TYPE_CHECKING:
+    from tlt.track import PairResult
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[float, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    # NaN is no JSON; a field called model must not clash with pydantic's own names
+    model_config = ConfigDict(
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Software(_Model):
+    """What computed the result; ``model`` and its checksum are null for a tracker without one."""
+
+    name: Literal["tlt"] = "tlt"
+    version: str
+    tracker: str
+    model: str | None
+    weights_sha256: str | None
+
+
+class Image(_Model):
+    """An image of the study: its size, spacing and where it was read from."""
+
+    path: str
+    size_xyz: tuple[int, int, int]
+    spacing_mm: Triple
+    series_uid: str | None
+
+
+class RegistrationFacts(_Model):
+    """How the two images were aligned; ``similarity`` is null where it could not be measured."""
+
+    method: str
+    seconds: Length
+    similarity: float | None
+    ok: bool
+
+
+class Followup(Image):
+    """A follow-up image, its registration, and the seconds that tracking to it took."""
+
+    registration: RegistrationFacts
+    seconds: Length
+
+
+class LesionAtBaseline(_Model):
+    """The lesion as it was marked."""
+
+    center_mm: Triple
+    radius_mm: Length
+
+
+class LesionAtFollowup(_Model):
+    """The lesion as it was found; no centre (null) means outside the field of view."""
+
+    status: Status
+    center_mm: Triple | None
+    radius_mm: Length | None
+    confidence: Fraction
+    prior_center_mm: Triple
+    prior_distance_mm: Length | None
+
+    @model_validator(mode="after")
+    def _center_unless_outside(self) -> LesionAtFollowup:
+        if (self.center_mm is None) != (self.status is Status.OUTSIDE_FOV):
+            raise ValueError(
+                f"center_mm must be null exactly for outside_fov, got {self.center_mm} "
+                f"for {self.status.value}"
+            )
+        return self
+
+
+class LesionResult(_Model):
+    """One lesion at baseline and, in the order of the result's follow-ups, at each of them."""
+
+    id: str
+    label: str
+    tracking_uid: str
+    baseline: LesionAtBaseline
+    followups: list[LesionAtFollowup]
+
+
+class Result(_Model):
+    """Everything that ``result.json`` says."""
+
+    schema_version: Literal[1]
+    coordinate_system: Literal["LPS"]
+    software: Software
+    baseline: Image
+    followups: list[Followup]
+    lesions: list[LesionResult]
+    warnings: list[str]
+
+
+def build_result(
+    baseline: Volume,
+    followups: Sequence[Volume],
+    pairs: Sequence[PairResult],
+    software: Software,
+    warnings: Sequence[str] = (),
+    with_identifiers: bool = False,
+) -> Result:
+    """The result of tracking the same lesions, in the same order, to each follow-up.
+
+    Args:
+        baseline: the image that the lesions were marked in.
+        followups: the follow-up images, nearest in time first.
+        pairs: what was found in each of them.
+        software: what computed it.
+        warnings: remarks for the reader.
+        with_identifiers: keep whole paths instead of their last part.
+    """
+    columns = zip(*(pair.matches for pair in pairs), strict=True)
+    return Result(
+        schema_version=SCHEMA_VERSION,
+        coordinate_system="LPS",
+        software=software,
+        baseline=Image(**_image_fields(baseline, with_identifiers)),
+        followups=[
+            _followup(volume, pair, with_identifiers)
+            for volume, pair in zip(followups, pairs, strict=True)
+        ],
+        lesions=[_lesion_result(matches[0].lesion, matches) for matches in columns],
+        warnings=list(warnings),
+    )
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON schema of ``result.json``."""
+    schema = Result.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "tlt result, schema version 1"
+    return schema
+
+
+def to_json(result: Result) -> str:
+    """The text of ``result.json``, checked once more against its own schema."""
+    text = result.model_dump_json(indent=1)
+    Result.model_validate_json(text)
+    return text + "\n"
+
+
+def write_json(result: Result, path: str | Path) -> None:
+    """Write ``result.json``: whole or not at all."""
+    atomic_write(path, to_json(result))
+
+
+def read_json(path: str | Path) -> Result:
+    """The result that a ``result.json`` holds; raises pydantic's ValidationError if it is none."""
+    return Result.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+CSV_COLUMNS = (
+    "lesion_id",
+    "x",
+    "y",
+    "z",
+    "coordinate_system",
+    "radius_mm",
+    "label",
+    "followup",
+    "status",
+    "confidence",
+    "prior_x",
+    "prior_y",
+    "prior_z",
+    "prior_distance_mm",
+    "baseline_x",
+    "baseline_y",
+    "baseline_z",
+    "baseline_radius_mm",
+)
+
+
+def to_csv(result: Result) -> str:
+    """The text of ``matches.csv``: a row a lesion and follow-up (1, 2, ...).
+
+    It starts with the columns of a lesion file, so that it can be read as one.
+    """
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for number in range(1, len(result.followups) + 1):
+        for lesion in result.lesions:
+            writer.writerow(_csv_row(lesion, number))
+    return out.getvalue()
+
+
+def write_csv(result: Result, path: str | Path) -> None:
+    """Write ``matches.csv``: whole or not at all."""
+    atomic_write(path, to_csv(result))
+
+
+def _csv_row(lesion: LesionResult, number: int) -> list[object]:
+    found = lesion.followups[number - 1]
+    return [
+        lesion.id,
+        *(found.center_mm or ("", "", "")),
+        "LPS",
+        "" if found.radius_mm is None else found.radius_mm,
+        lesion.label,
+        number,
+        found.status.value,
+        found.confidence,
+        *found.prior_center_mm,
+        "" if found.prior_distance_mm is None else found.prior_distance_mm,
+        *lesion.baseline.center_mm,
+        lesion.baseline.radius_mm,
+    ]
+
+
+def _image_fields(volume: Volume, with_identifiers: bool) -> dict[str, Any]:
+    return {
+        "path": volume.path if with_identifiers else Path(volume.path).name,
+        "size_xyz": volume.grid.size_xyz,
+        "spacing_mm": _rounded(volume.grid.spacing_mm, 6),
+        "series_uid": volume.series_uid,
+    }
+
+
+def _followup(volume: Volume, pair: PairResult, with_identifiers: bool) -> Followup:
+    registration = pair.registration
+    similarity = float(registration.similarity)
+    facts = RegistrationFacts(
+        method=registration.method,
+        seconds=round(registration.seconds, 3),
+        similarity=round(similarity, 4) if math.isfinite(similarity) else None,
+        ok=registration.ok,
+    )
+    fields = _image_fields(volume, with_identifiers)
+    return Followup(**fields, registration=facts, seconds=round(pair.seconds, 3))
+
+
+def _lesion_result(lesion: Lesion, matches: Sequence[Match]) -> LesionResult:
+    others = {match.lesion.id for match in matches} - {lesion.id}
+    if others:
+        raise ValueError(f"follow-ups hold matches of different lesions: {lesion.id} and {others}")
+    return LesionResult(
+        id=lesion.id,
+        label=lesion.label,
+        tracking_uid=lesion.tracking_uid,
+        baseline=LesionAtBaseline(
+            center_mm=_rounded(lesion.center_mm), radius_mm=round(lesion.radius_mm, 3)
+        ),
+        followups=[_lesion_at_followup(match) for match in matches],
+    )
+
+
+def _lesion_at_followup(match: Match) -> LesionAtFollowup:
+    distance = match.prior_distance_mm
+    return LesionAtFollowup(
+        status=match.status,
+        center_mm=None if match.center_mm is None else _rounded(match.center_mm),
+        radius_mm=None if match.radius_mm is None else round(match.radius_mm, 3),
+        confidence=round(float(match.confidence), 4),
+        prior_center_mm=_rounded(match.prior_center_mm),
+        prior_distance_mm=None if distance is None else round(distance, 3),
+    )
+
+
+def _rounded(values: Triple, digits: int = 3) -> Triple:
+    """The values without digits that mean nothing: a thousandth of a millimetre is enough."""
+    x, y, z = (round(float(value), digits) for value in values)
+    return x, y, z

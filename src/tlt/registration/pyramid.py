@@ -1,0 +1,94 @@
+"""The coarse images that registration works on: clipped HU, the body and the field of view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tlt.geometry import Grid
+from tlt.volume import Volume
+
+HU_RANGE = (-1000.0, 400.0)
+BODY_HU = -500.0
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One CT at one coarse isotropic spacing.
+
+    Attributes:
+        grid: its axis-aligned grid.
+        image: (D, H, W) float32 tensor, clipped HU / 1000.
+        body: (D, H, W) bool tensor, the patient with lungs and bowel gas, without the couch.
+        valid: (D, H, W) bool tensor, what the scanner saw.
+    """
+
+    grid: Grid
+    image: torch.Tensor
+    body: torch.Tensor
+    valid: torch.Tensor
+
+    def points_mm(self, where: torch.Tensor) -> NDArray[np.float64]:
+        """LPS points (N, 3) of the voxels where a mask (D, H, W) is true."""
+        return self.grid.index_to_mm(torch.nonzero(where).numpy())
+
+
+def pyramid(volume: Volume, finest_mm: float = 4.0, levels: int = 3) -> list[Level]:
+    """Levels of the volume, finest first; each doubles the spacing of the one before."""
+    grid = volume.grid.resampled(finest_mm)
+    voxels = np.nan_to_num(volume.resample(grid).voxels, nan=HU_RANGE[0])
+    valid = torch.from_numpy(field_of_view(volume, grid, voxels))
+    body = torch.from_numpy(body_mask(voxels, finest_mm)) & valid
+    image = torch.from_numpy(np.clip(voxels, *HU_RANGE) / 1000.0)
+    found = [Level(grid, image, body, valid)]
+    while len(found) < levels:
+        found.append(_halved(found[-1]))
+    return found
+
+
+def body_mask(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:
+    """The patient (D, H, W): the largest part above -500 HU, slices filled, couch opened away."""
+    tissue = voxels > BODY_HU
+    cross = ndimage.generate_binary_structure(3, 1)
+    cross[0] = cross[2] = False  # in plane: thin slabs must survive
+    steps = max(1, round(6.0 / spacing_mm))
+    opened = ndimage.binary_opening(tissue, cross, iterations=steps)
+    labels, count = ndimage.label(opened)
+    if count == 0:
+        return np.zeros(voxels.shape, bool)
+    body = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    return np.stack([ndimage.binary_fill_holes(s) for s in body])
+
+
+def field_of_view(volume: Volume, grid: Grid, voxels: NDArray) -> NDArray[np.bool_]:
+    """What the scanner saw (D, H, W): not the corners of an oblique grid, not the padding."""
+    seen = voxels > -1200.0
+    if not volume.grid.is_axis_aligned:
+        index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape_zyx], indexing="ij"), -1)
+        seen &= volume.grid.contains(grid.index_to_mm(index))
+    return seen
+
+
+def _halved(level: Level) -> Level:
+    """The level averaged over blocks of 2 x 2 x 2 voxels (an odd last slice is repeated)."""
+    pad = [n % 2 for n in reversed(level.grid.shape_zyx)]
+    spacing = level.grid.spacing_mm[0]
+
+    def mean(voxels: torch.Tensor) -> torch.Tensor:
+        whole = F.pad(voxels[None, None].float(), (0, pad[0], 0, pad[1], 0, pad[2]), "replicate")
+        return F.avg_pool3d(whole, 2)[0, 0]
+
+    x, y, z = level.grid.origin_mm
+    image = mean(level.image)
+    depth, height, width = image.shape
+    grid = Grid(
+        (width, height, depth),
+        (2 * spacing,) * 3,
+        (x + spacing / 2, y + spacing / 2, z + spacing / 2),
+    )
+    return Level(grid, image, mean(level.body) > 0.5, mean(level.valid) > 0.99)

@@ -1,0 +1,155 @@
+"""Local patch matching: the classical answer, and the last step of `tlt`.
+
+The baseline patch around the lesion, under a Gaussian window, is compared with every place of a
+search range of the follow-up by normalised cross-correlation, less a weak penalty for distance:
+a large patch over a wide range at 4 mm, then a small one at 2 mm, then a parabola between voxels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from tlt.geometry import Grid, Points
+from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.volume import Volume
+
+LOW_HU, HIGH_HU = -1000.0, 400.0
+
+
+@dataclass(frozen=True)
+class PatchStep:
+    """One round of matching.
+
+    Attributes:
+        patch_mm: side of the patch; its Gaussian window has a quarter of it as sigma.
+        reach_mm: how far from the start is searched, along each axis.
+        step_mm: voxel size.
+        penalty_mm: distance from the start that costs as much as 0.5 of correlation.
+    """
+
+    patch_mm: float
+    reach_mm: float
+    step_mm: float
+    penalty_mm: float
+
+
+WIDE = PatchStep(64.0, 32.0, 4.0, 80.0)
+FINE = PatchStep(40.0, 10.0, 2.0, 40.0)
+
+
+@dataclass(frozen=True)
+class PatchMatch:
+    """The best place (x, y, z) of a patch, its correlation, and that of the best place elsewhere."""
+
+    center_mm: Points
+    correlation: float
+    runner_up: float
+
+
+class PatchSystem:
+    """Patch matching from the affine prior: ``--tracker patch``."""
+
+    name = "patch"
+    model_name: str | None = None
+    weights_sha256: str | None = None
+    spacing_mm = 2.0
+    margin_mm = WIDE.reach_mm + WIDE.patch_mm / 2 + 16
+
+    def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
+        """A wide and a fine round for each lesion."""
+        located = []
+        for index, prior in enumerate(pair.prior_mm):
+            wide = match_patch(pair, prior, prior, WIDE)
+            fine = match_patch(pair, prior, wide.center_mm, FINE)
+            evidence = {"correlation": fine.correlation, "margin": wide.correlation - wide.runner_up}
+            located.append(Location(fine.center_mm, evidence))
+            if progress is not None:
+                progress("match patches", (index + 1) / len(pair.prior_mm))
+        return located
+
+
+def match_patch(
+    pair: AlignedPair,
+    lesion_mm: ArrayLike,
+    start_mm: ArrayLike,
+    step: PatchStep,
+    log_prior: NDArray[np.float32] | None = None,
+) -> PatchMatch:
+    """Where, around ``start_mm`` in the search image, the template's patch at ``lesion_mm`` fits best.
+
+    ``log_prior`` (n, n, n), on the places that are compared, is added to the correlation in place
+    of the distance penalty.
+    """
+    half = int(step.patch_mm / 2 / step.step_mm)
+    reach = int(step.reach_mm / step.step_mm)
+    patch = _cube(pair.template, lesion_mm, half, step.step_mm)
+    window = _cube(pair.search, start_mm, half + reach, step.step_mm)
+    correlation = correlate(patch, window, _gaussian_window(half))
+    score = correlation.clone()
+    if log_prior is not None:
+        score += torch.from_numpy(log_prior)
+    else:
+        score -= _squared_distance(reach) * (step.step_mm**2 * 0.5 / step.penalty_mm**2)
+    peak = np.unravel_index(int(score.argmax()), score.shape)
+    offset_zyx = np.array(peak) - reach + _parabola(score.numpy(), peak)
+    far = _squared_distance(reach, np.array(peak) - reach) * step.step_mm**2 > 12.0**2
+    runner_up = float(correlation[far].max()) if far.any() else -1.0
+    center = np.asarray(start_mm, float) + offset_zyx[::-1] * step.step_mm
+    return PatchMatch(center, float(correlation[peak]), runner_up)
+
+
+def correlate(patch: Tensor, window: Tensor, weight: Tensor) -> Tensor:
+    """Weighted normalised cross-correlation of a patch (k, k, k) at every place of a window.
+
+    Returns (n, n, n) in [-1, 1], n = window side - k + 1; flat places give 0.
+    """
+    weight = weight / weight.sum()
+    centered = weight * (patch - (weight * patch).sum())
+    kernels = torch.stack([centered, weight])[:, None]
+    values = torch.stack([window, window.square()])[:, None]
+    response = F.conv3d(values, kernels)  # image or its square; covariance or weighted mean
+    covariance, mean, mean_square = response[0, 0], response[0, 1], response[1, 1]
+    spread = (mean_square - mean.square()).clamp(min=0).sqrt()
+    own = (centered * patch).sum().clamp(min=0).sqrt()
+    return covariance / (own * spread).clamp(min=1e-4)
+
+
+def _cube(volume: Volume, center_mm: ArrayLike, half: int, step_mm: float) -> Tensor:
+    """Intensities in [0, 1] of a cube of 2 * half + 1 voxels exactly centred on a point."""
+    side = 2 * half + 1
+    cube = volume.resample(Grid.around(center_mm, (side, side, side), step_mm)).voxels
+    return torch.from_numpy((np.clip(cube, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU))
+
+
+def _gaussian_window(half: int) -> Tensor:
+    return torch.exp(-_squared_distance(half) / (2 * (half / 2) ** 2))
+
+
+def _squared_distance(reach: int, from_zyx: ArrayLike = (0, 0, 0)) -> Tensor:
+    """Squared distance in voxels of each place of a cube (2 * reach + 1 a side) from one of them."""
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    z, y, x = ((steps - float(c)) ** 2 for c in np.asarray(from_zyx))
+    return z[:, None, None] + y[None, :, None] + x[None, None, :]
+
+
+def _parabola(score: NDArray[np.float32], peak: tuple) -> Points:
+    """Offset (3,) of the maximum from its voxel, by a parabola along each axis; 0 at the border."""
+    offset = np.zeros(3)
+    for axis in range(3):
+        place = list(peak)
+        if not 0 < place[axis] < score.shape[axis] - 1:
+            continue
+        place[axis] -= 1
+        before = score[tuple(place)]
+        place[axis] += 2
+        after = score[tuple(place)]
+        curvature = before - 2 * score[tuple(peak)] + after
+        if curvature < 0:
+            offset[axis] = np.clip(0.5 * (before - after) / curvature, -0.5, 0.5)
+    return offset

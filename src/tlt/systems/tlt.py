@@ -1,0 +1,118 @@
+"""The Transformer Lesion Tracker on whole CTs, and its last sub-voxel step.
+
+The search image's features are computed once for all lesions of a pair, the template's likewise,
+only as far as lesions and receptive field reach; each further lesion costs the transformer alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlt.model.network import TLT, Prediction, TokenMap
+from tlt.model.weights import LoadedModel, inference_network, load_weights
+from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.patch import FINE, match_patch
+from tlt.volume import Volume
+
+LESIONS_AT_ONCE = 8
+TILE_VOXELS = 3_000_000
+
+
+class TLTSystem:
+    """The network of a preset with its weights: ``--tracker tlt``."""
+
+    name = "tlt"
+
+    def __init__(
+        self, model: LoadedModel, device: str = "cpu", bf16: bool = False, last_step: bool = True
+    ) -> None:
+        self.model_name: str | None = model.name
+        self.weights_sha256: str | None = model.sha256
+        self.config = model.network.config
+        self.spacing_mm = self.config.spacing_mm
+        halo_mm = self.config.halo * self.config.spacing_mm
+        self.margin_mm = self.config.search_reach_mm + self.config.token_mm + halo_mm
+        self.network = inference_network(model.network, bf16).to(device)
+        self.device, self.bf16, self.last_step = device, bf16, last_step
+
+    @staticmethod
+    def load(name: str, device: str, bf16: bool, last_step: bool = True) -> TLTSystem:
+        """The system with shipped or given weights (`tlt.model.weights.load_weights`)."""
+        return TLTSystem(load_weights(name), device, bf16, last_step)
+
+    @torch.inference_mode()
+    def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
+        """Network prediction, then the last step, for each lesion."""
+        report = progress or _silent
+        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
+        template = self.token_map(pair.template, lambda done: report("baseline features", done))
+        located: list[Location] = []
+        count = len(pair.prior_mm)
+        for start in range(0, count, LESIONS_AT_ONCE):
+            part = slice(start, start + LESIONS_AT_ONCE)
+            centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
+            predicted = self.network(template, search, centers, radii)
+            for index in range(len(centers)):
+                located.append(self._finish(pair, start + index, predicted, index))
+                report("find lesions", len(located) / count)
+        return located
+
+    def token_map(self, volume: Volume, progress=None) -> TokenMap:
+        """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
+        step, halo = self.config.stride, self.config.halo
+        halo += -halo % step
+        depth, height, width = volume.voxels.shape
+        thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
+        tiles = []
+        for start in range(0, depth, thick):
+            low, high = max(0, start - halo), min(depth, start + thick + halo)
+            image = torch.from_numpy(volume.voxels[low:high])[None, None].to(self.device)
+            if self.bf16:
+                image = image.to(torch.float32)
+            features = self._encode(image)
+            first = (start - low) // step
+            tiles.append(features[:, first : first + -(-min(thick, depth - start) // step)])
+            if progress is not None:
+                progress(min(1.0, (start + thick) / depth))
+        origin = self._tensor(volume.grid.origin_mm)
+        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
+            return self.network.encode(image)[0].float()
+
+    def _finish(self, pair: AlignedPair, lesion: int, predicted: Prediction, index: int) -> Location:
+        """The predicted centre after the last step, with its evidence."""
+        center = predicted.center_mm[index].double().cpu().numpy()
+        evidence = self._evidence(predicted, index)
+        if self.last_step:
+            fine = match_patch(pair, pair.prior_mm[lesion], center, FINE)
+            evidence["correlation"] = fine.correlation
+            evidence["step_mm"] = float(np.linalg.norm(fine.center_mm - center))
+            center = fine.center_mm
+        return Location(center, evidence)
+
+    @staticmethod
+    def _evidence(predicted: Prediction, index: int) -> dict[str, float]:
+        """Share of the softmax within 12 mm of the centre, and spread of the regressed centres."""
+        share = predicted.logits[index].softmax(-1)
+        near = (predicted.positions_mm[index] - predicted.center_mm[index]).norm(dim=-1) < 12.0
+        offset = predicted.centers_mm[index] - predicted.center_mm[index]
+        spread = (share * offset.square().sum(-1)).sum().sqrt()
+        return {"peak": float(share[near].sum()), "spread_mm": float(spread)}
+
+    def _tensor(self, values) -> Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """Progress that nobody watches."""
+
+
+def tlt_network(system: TLTSystem) -> TLT:
+    """The network of a system, for figures and tests."""
+    return system.network

@@ -1,0 +1,101 @@
+"""Tracking to several follow-ups: each time point starts from the last one that was found.
+
+A lesion changes less from one visit to the next than from the first visit to the last, so a lesion
+that was found in a follow-up is looked for in the next one from there, and not from the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tlt.lesion import Lesion, Match, Status
+from tlt.volume import Volume
+
+if TYPE_CHECKING:
+    from tlt.track import PairResult, Tracker
+
+Progress = Callable[[str, float], None]
+
+
+def in_time_order(baseline: Volume, followups: Sequence[Volume]) -> list[Volume]:
+    """The follow-ups nearest in time to the baseline first; as given if a date is missing.
+
+    A baseline without a date counts as the earliest image.
+    """
+    days = [_day(volume) for volume in followups]
+    if any(day is None for day in days):
+        return list(followups)
+    start = _day(baseline)
+    distance = [abs(day - start) if start is not None else day for day in days if day is not None]
+    order = sorted(range(len(followups)), key=distance.__getitem__)
+    return [followups[index] for index in order]
+
+
+def track_over_time(
+    tracker: Tracker,
+    baseline: Volume,
+    followups: Sequence[Volume],
+    lesions: Sequence[Lesion],
+    progress: Progress | None = None,
+) -> list[PairResult]:
+    """What was found in each follow-up, in the order given; matches in the order of the lesions."""
+    templates = {lesion.id: (baseline, lesion) for lesion in lesions}
+    pairs: list[PairResult] = []
+    for number, followup in enumerate(followups, 1):
+        pair = _track_to(tracker, followup, lesions, templates, _numbered(progress, number, pairs))
+        for match in pair.matches:
+            if match.status is Status.FOUND:
+                templates[match.lesion.id] = (followup, _as_template(match))
+        pairs.append(pair)
+    return pairs
+
+
+def _track_to(
+    tracker: Tracker,
+    followup: Volume,
+    lesions: Sequence[Lesion],
+    templates: dict[str, tuple[Volume, Lesion]],
+    progress: Progress | None,
+) -> PairResult:
+    """One follow-up: a call of the tracker for each image that lesions start from."""
+    groups: dict[int, tuple[Volume, list[Lesion]]] = {}
+    for volume, lesion in templates.values():
+        groups.setdefault(id(volume), (volume, []))[1].append(lesion)
+    parts = [tracker.track_pair(volume, followup, own, progress) for volume, own in groups.values()]
+    found = {match.lesion.id: match for part in parts for match in part.matches}
+    most = max(parts, key=lambda part: len(part.matches))
+    return replace(
+        most,
+        matches=[replace(found[lesion.id], lesion=lesion) for lesion in lesions],
+        registration=replace(
+            most.registration,
+            ok=all(part.registration.ok for part in parts),
+            seconds=sum(part.registration.seconds for part in parts),
+        ),
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+def _as_template(match: Match) -> Lesion:
+    """The lesion where and how large it was in the follow-up."""
+    assert match.center_mm is not None  # only OUTSIDE_FOV has none
+    radius_mm = match.radius_mm or match.lesion.radius_mm
+    return replace(match.lesion, center_mm=match.center_mm, radius_mm=radius_mm)
+
+
+def _numbered(progress: Progress | None, number: int, before: Sequence[object]) -> Progress | None:
+    """The callback with the follow-up's number in the stage, from the second follow-up on."""
+    if progress is None or not before:
+        return progress
+    return lambda stage, fraction: progress(f"follow-up {number}: {stage}", fraction)
+
+
+def _day(volume: Volume) -> int | None:
+    """The day of acquisition as a running number, if it is known and a date."""
+    try:
+        return datetime.strptime(volume.date or "", "%Y%m%d").toordinal()
+    except ValueError:
+        return None

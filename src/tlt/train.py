@@ -1,0 +1,326 @@
+"""Training: one visible loop over simulated pairs, with a checkpoint that rebuilds its model alone.
+
+Pair number i is made from the seed and i alone, so a run that is resumed sees the pairs that it
+would have seen. What each term of the loss is for stands in `tlt.model.losses` and docs/method.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
+from tlt.data.simulate import Anatomy
+from tlt.errors import InputError, UsageError
+from tlt.model import losses
+from tlt.model.network import TLT, TokenMap
+from tlt.model.presets import PRESETS
+from tlt.model.weights import save_weights
+from tlt.volume import Volume
+
+log = logging.getLogger(__name__)
+
+CONTRAST_SCALE = 16.0
+SOFT_TARGET_MM = 6.0
+
+
+class LossWeights(BaseModel):
+    """How much each term counts; the first two are the paper's (Eq. 4, Eq. 5)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    center: float = 0.1
+    focal: float = 0.02
+    token: float = 1.0
+    contrast: float = 1.0
+
+
+class TrainConfig(BaseModel):
+    """A training run, as read from YAML.
+
+    Attributes:
+        preset: network to train.
+        data: folder of CTs to simulate from (files with a ``_label`` name are skipped).
+        validation: folder of other patients' CTs, to choose the best weights by.
+        output: where checkpoint, log and weights go.
+        steps: optimiser steps; each sees ``accumulate`` pairs.
+        learning_rate, warmup, clip: AdamW with a cosine schedule.
+        ease_steps: the displacement grows to full size over these steps.
+        freeze_norm_at: share of the run after which batch statistics no longer move.
+        ema: decay of the averaged weights, which are what is saved.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    preset: str = "compact"
+    data: Path
+    validation: Path | None = None
+    output: Path
+    steps: int = 10000
+    accumulate: int = 2
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.01
+    warmup: int = 200
+    clip: float = 1.0
+    seed: int = 0
+    queries: int = 8
+    ease_steps: int = 1500
+    ease_from: float = 0.3
+    freeze_norm_at: float = 0.7
+    ema: float = 0.998
+    loss: LossWeights = LossWeights()
+    workers: int = 1
+    validation_pairs: int = 24
+    checkpoint_every: int = 100
+    validate_every: int = 500
+    bf16: bool = True
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a YAML file.
+
+    Raises:
+        InputError: unreadable; UsageError: a key or value that cannot be.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    try:
+        config = TrainConfig.model_validate(values or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: {where}: {first['msg']}; see docs/training.md") from error
+    if config.preset not in PRESETS:
+        raise UsageError(f"{path}: preset '{config.preset}' is none of {', '.join(PRESETS)}")
+    return config
+
+
+class SimulatedPairs(Dataset):
+    """Training pair i of a seed, from CTs in turn by chance; the same at every call."""
+
+    def __init__(self, anatomies: list[Anatomy], config: TrainConfig, pairs: PairConfig) -> None:
+        self.anatomies, self.config, self.pairs = anatomies, config, pairs
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.accumulate
+
+    def __getitem__(self, index: int) -> TrainingPair:
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((self.config.seed, index))
+        anatomy = self.anatomies[rng.integers(len(self.anatomies))]
+        done = index / self.config.accumulate / max(1, self.config.ease_steps)
+        easing = self.config.ease_from + (1 - self.config.ease_from) * min(1.0, done)
+        return draw_training_pair(rng, anatomy, self.pairs, easing)
+
+
+def read_anatomies(folder: Path) -> list[Anatomy]:
+    """The CTs of a folder, label files aside, ready to simulate from."""
+    from tlt.io.images import load_volume
+
+    files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
+    volumes: list[Volume] = [load_volume(str(path)) for path in files]
+    if not volumes:
+        raise InputError(f"{folder}: no *.nii.gz CT in it to train from; give a folder that has some")
+    return [Anatomy(volume) for volume in volumes]
+
+
+def predict(network: TLT, pair: TrainingPair, bf16: bool):
+    """Features of both crops, and the network's prediction for the pair's queries."""
+    token_mm = network.config.token_mm
+    images = torch.stack([pair.template, pair.search]).contiguous(
+        memory_format=torch.channels_last_3d
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = network.encode(images)
+        template = TokenMap(features[0], pair.template_origin_mm, token_mm)
+        search = TokenMap(features[1], pair.search_origin_mm, token_mm)
+        return template, search, network(template, search, pair.centers_mm, pair.radius_mm)
+
+
+def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[str, Tensor]:
+    """Every term of the loss for one pair, not yet weighted."""
+    template, search, predicted = predict(network, pair, config.bf16)
+    positions = predicted.positions_mm
+    labels = losses.gaussian_labels(positions, pair.truth_mm, pair.radius_mm)
+    targets = losses.soft_targets(positions, pair.truth_mm, SOFT_TARGET_MM)
+    terms = {
+        "center": losses.center_loss(predicted.center_mm, pair.truth_mm),
+        "focal": losses.focal_loss(predicted.logits, labels),
+        "token": losses.token_cross_entropy(predicted.logits, targets),
+    }
+    if network.config.similarity:
+        anchors = network.embedding(template.sample(pair.anchors_mm))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            everywhere = network.embedding(search.tokens())
+        everywhere_mm = search.positions_mm()[None]
+        goal = losses.soft_targets(everywhere_mm, pair.anchors_truth_mm, SOFT_TARGET_MM)
+        scores = CONTRAST_SCALE * anchors @ everywhere.mT
+        terms["contrast"] = losses.token_cross_entropy(scores, goal)
+    return terms
+
+
+def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
+    """Train and return the path of the weights; ``report(row)`` is called with each logged row.
+
+    Raises:
+        InputError: no data, or a loss that is no longer finite (the last checkpoint is kept).
+    """
+    torch.manual_seed(config.seed)
+    config.output.mkdir(parents=True, exist_ok=True)
+    pairs = PairConfig(queries=config.queries, spacing_mm=PRESETS[config.preset].spacing_mm)
+    dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
+    checks = validation_set(config, pairs)
+    network = TLT(PRESETS[config.preset]).to(memory_format=torch.channels_last_3d)  # type: ignore
+    average = deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    checkpoint, start = config.output / "checkpoint.pt", 0
+    if resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    first = start * config.accumulate
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first, len(dataset)),
+        num_workers=config.workers,
+        prefetch_factor=4 if config.workers else None,
+    )
+    stream, begun = iter(loader), time.monotonic()
+    running: dict[str, float] = {}
+    for step in range(start, config.steps):
+        network.train()
+        if step >= config.freeze_norm_at * config.steps:
+            freeze_batch_norms(network)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(step, config)
+        for _ in range(config.accumulate):
+            pair = next(stream)
+            terms = loss_terms(network, pair, config)
+            total = sum(getattr(config.loss, name) * term for name, term in terms.items())
+            (total / config.accumulate).backward()
+            terms["prior"] = losses.center_loss(pair.centers_mm, pair.truth_mm)
+            for name, value in terms.items():
+                now = float(value.detach())
+                running[name] = 0.98 * running.get(name, now) + 0.02 * now
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        if not math.isfinite(float(norm)):
+            raise InputError(
+                f"the gradient is not finite at step {step}; {checkpoint} holds the last good state: "
+                "lower learning_rate and go on with --resume"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
+        done = step + 1
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            row = {"step": done, "seconds": time.monotonic() - begun, **running}
+            if checks and (done % config.validate_every == 0 or done == config.steps):
+                row |= validate(average, checks, config.bf16)
+            save_checkpoint(checkpoint, network, average, optimizer, done)
+            write_row(config.output / "log.csv", row)
+            save_weights(average, config.output / "weights.safetensors", {"steps": done})
+            if report is not None:
+                report(row)
+    return config.output / "weights.safetensors"
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Share of the learning rate: linear warm-up, then half a cosine down to 2 %."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def freeze_batch_norms(network: torch.nn.Module) -> None:
+    """Use the running statistics from here on, as inference does."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.eval()
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Move the averaged weights, and batch statistics, towards the network's."""
+    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def validation_set(config: TrainConfig, pairs: PairConfig) -> list[TrainingPair]:
+    """Fixed pairs of other patients at full difficulty."""
+    if config.validation is None:
+        return []
+    anatomies = read_anatomies(config.validation)
+    drawn: list[TrainingPair] = []
+    for index in range(config.validation_pairs):
+        rng = np.random.default_rng((10**6, index))
+        try:
+            drawn.append(draw_training_pair(rng, anatomies[index % len(anatomies)], pairs))
+        except ValueError:
+            log.info("a validation CT is too small to cut pairs from; left out")
+    return drawn
+
+
+@torch.no_grad()
+def validate(network: TLT, pairs: list[TrainingPair], bf16: bool) -> dict[str, float]:
+    """Mean errors in mm of the prior and of the network, and the share within 10 mm."""
+    network.eval()
+    prior, found = [], []
+    for pair in pairs:
+        center = predict(network, pair, bf16)[2].center_mm
+        prior.append((pair.centers_mm - pair.truth_mm).norm(dim=1))
+        found.append((center - pair.truth_mm).norm(dim=1))
+    error = torch.cat(found)
+    return {
+        "val_prior_mm": float(torch.cat(prior).mean()),
+        "val_mm": float(error.mean()),
+        "val_median_mm": float(error.median()),
+        "val_p95_mm": float(error.quantile(0.95)),
+        "val_within_10mm": float((error <= 10).float().mean()),
+    }
+
+
+def save_checkpoint(path: Path, network, average, optimizer, step: int) -> None:
+    """Write the state of a run, beside and renamed."""
+    state = {
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def write_row(path: Path, row: dict[str, float]) -> None:
+    """Append a row to the log; columns that a row lacks stay empty."""
+    columns = ["step", "seconds", "prior", "center", "focal", "token", "contrast"]
+    columns += ["val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm"]
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
