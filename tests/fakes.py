@@ -27,6 +27,7 @@ class PairResult:
     matches: list[Match]
     registration: Registration
     seconds: float
+    features: list[dict[str, float] | None]
 
 
 def ball_volume(lesions, shift_mm=(0.0, 0.0, 0.0), grid=GRID, **fields) -> Volume:
@@ -50,7 +51,9 @@ def make_match(lesion, status=Status.FOUND, shift_mm=SHIFT_MM, confidence=0.9, *
 def make_pair(matches, seconds=1.5, ok=True, similarity=0.87654321) -> PairResult:
     """A pair's outcome around some matches."""
     registration = Registration(AffineTransform.identity(), "fake", similarity, ok, 0.25)
-    return PairResult(list(matches), registration, seconds)
+    matches = list(matches)
+    features = [{"confidence": match.confidence} for match in matches]
+    return PairResult(matches, registration, seconds, features)
 
 
 class FakeTracker:

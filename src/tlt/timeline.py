@@ -65,11 +65,16 @@ def _track_to(
     for volume, lesion in templates.values():
         groups.setdefault(id(volume), (volume, []))[1].append(lesion)
     parts = [tracker.track_pair(volume, followup, own, progress) for volume, own in groups.values()]
-    found = {match.lesion.id: match for part in parts for match in part.matches}
+    found = {
+        match.lesion.id: (match, features)
+        for part in parts
+        for match, features in zip(part.matches, part.features, strict=True)
+    }
     most = max(parts, key=lambda part: len(part.matches))
     return replace(
         most,
-        matches=[replace(found[lesion.id], lesion=lesion) for lesion in lesions],
+        matches=[replace(found[lesion.id][0], lesion=lesion) for lesion in lesions],
+        features=[found[lesion.id][1] for lesion in lesions],
         registration=replace(
             most.registration,
             ok=all(part.registration.ok for part in parts),

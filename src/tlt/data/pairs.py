@@ -147,10 +147,11 @@ def _draw_from(
     prior = cut.prior(known)
     usable = _visible(prior, cut.template, template_seen) & _visible(truth, cut.search, search_seen)
     is_query = np.arange(len(known)) < len(sites[0]) + len(textured)
-    queries = np.flatnonzero(usable & is_query)[: config.queries]
-    anchors = np.flatnonzero(usable & ~is_query)[: config.anchors]
+    queries, anchors = np.flatnonzero(usable & is_query), np.flatnonzero(usable & ~is_query)
     if len(queries) < config.queries // 2 or len(anchors) < config.anchors // 4:
         return None
+    # Always the same count, a few twice if need be: one shape keeps the CPU's kernels cached.
+    queries, anchors = np.resize(queries, config.queries), np.resize(anchors, config.anchors)
     radii = np.exp(rng.uniform(np.log(3), np.log(25), len(known)))
     radii[: len(lesions)] = [lesion.radius_mm for lesion in lesions]
     return TrainingPair(

@@ -84,7 +84,8 @@ def draw_pictures(
 def draw_match(baseline: Volume, followup: Volume, match: Match, name: str = "Follow-up") -> bytes:
     """The PNG of one lesion: where it was, and where it is thought to be.
 
-    ``name`` stands beside the lower row. Both rows show the same field, four radii wide, at the same scale and window.
+    ``name`` stands beside the lower row. Both rows show the same field, four radii wide, at the
+    same scale and window.
     """
     lesion = match.lesion
     field_mm = float(np.clip(4 * lesion.radius_mm, MIN_FIELD_MM, MAX_FIELD_MM))

@@ -208,7 +208,7 @@ CSV_COLUMNS = (
 def to_csv(result: Result) -> str:
     """The text of ``matches.csv``: a row a lesion and follow-up (1, 2, ...).
 
-    It starts with the columns of a lesion file, so that it can be read as one.
+    It starts with the columns of a lesion file; a lesion outside the field of view has no x, y, z.
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

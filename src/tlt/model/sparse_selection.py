@@ -64,8 +64,12 @@ def crop_tokens(
 
 
 def _gather(tokens: Tensor, offsets: Tensor, weight: Tensor, chosen: Tensor) -> Selected:
-    """Tokens in order of falling weight, those not chosen masked; the first is always valid."""
-    length = max(int(chosen.sum(1).max()), 1)
+    """Tokens from the nearest on, those not chosen masked; the first is always valid.
+
+    The length is rounded up to a multiple of 16: a new shape at every call costs the CPU's kernel
+    cache more than a few masked tokens.
+    """
+    length = min(-(-max(int(chosen.sum(1).max()), 1) // 16) * 16, chosen.shape[1])
     distance = offsets.square().sum(-1)
     order = torch.where(chosen, distance, distance + 1e12).topk(length, 1, largest=False).indices
     valid = chosen.gather(1, order)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlt.model.network import TLT, Prediction, TokenMap
+from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.patch import FINE, match_patch
@@ -113,6 +113,3 @@ def _silent(stage: str, fraction: float) -> None:
     """Progress that nobody watches."""
 
 
-def tlt_network(system: TLTSystem) -> TLT:
-    """The network of a system, for figures and tests."""
-    return system.network

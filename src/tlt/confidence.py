@@ -1,0 +1,94 @@
+"""Confidence: the probability that a centre is within min(10 mm, radius) of the truth.
+
+A logistic regression on the tracker's evidence, fitted on simulated pairs of patients that the
+network was not trained on. Its coefficients are data (`weights/confidence.json`, made by
+``tlt experiment calibrate``), one set a tracker.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from tlt.lesion import Status
+from tlt.systems.base import AlignedPair, Location
+
+FOUND, DOUBTFUL = 0.5, 0.2
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted logistic regression; features not in ``weights`` are not used.
+
+    Attributes:
+        weights: coefficient of each feature, on its own scale.
+        intercept: the constant term.
+    """
+
+    weights: dict[str, float]
+    intercept: float
+
+    def probability(self, features: dict[str, float]) -> float:
+        """The confidence in [0, 1]."""
+        logit = self.intercept + sum(w * features[name] for name, w in self.weights.items())
+        return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
+
+
+def features_of(pair: AlignedPair, index: int, location: Location) -> dict[str, float]:
+    """All that the confidence may rest on, for one lesion: finite numbers of moderate size."""
+    radius = float(pair.radius_mm[index])
+    moved = float(np.linalg.norm(location.center_mm - pair.prior_mm[index]))
+    features = {
+        "log_tolerance": math.log(min(10.0, max(radius, 1.0)) / 10.0),
+        "moved_cm": min(moved, 40.0) / 10.0,
+        "similarity": pair.registration.similarity,
+        **location.evidence,
+    }
+    if "spread_mm" in features:
+        features["log_spread"] = math.log(1.0 + features.pop("spread_mm"))
+    if "step_mm" in features:
+        features["step_cm"] = features.pop("step_mm") / 10.0
+    return features
+
+
+def status_of(confidence: float) -> Status:
+    """Found from 0.5 on, doubtful from 0.2 on, else not found."""
+    if confidence >= FOUND:
+        return Status.FOUND
+    return Status.LOW_CONFIDENCE if confidence >= DOUBTFUL else Status.NOT_FOUND
+
+
+def load_calibration(tracker: str) -> Calibration:
+    """The shipped calibration of a tracker."""
+    text = resources.files("tlt").joinpath("weights/confidence.json").read_text()
+    return Calibration(**json.loads(text)[tracker])
+
+
+def fit_calibration(rows: Sequence[dict[str, float]], correct: Sequence[bool]) -> Calibration:
+    """Logistic regression with a weak ridge (Newton's method on standardised features)."""
+    names = sorted(rows[0])
+    values = np.array([[row[name] for name in names] for row in rows])
+    center, scale = values.mean(0), values.std(0)
+    used = scale > 1e-9
+    scale = np.where(used, scale, 1.0)
+    design = np.concatenate([(values - center) / scale * used, np.ones((len(values), 1))], 1)
+    target = np.asarray(correct, float)
+    ridge = np.diag([1.0] * len(names) + [0.0])
+    beta = np.zeros(len(names) + 1)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ beta))
+        gradient = design.T @ (target - p) - ridge @ beta
+        curvature = (design * (p * (1 - p))[:, None]).T @ design + ridge + 1e-6 * np.eye(len(beta))
+        step = np.linalg.solve(curvature, gradient)
+        beta += step
+        if np.abs(step).max() < 1e-8:
+            break
+    weights = beta[:-1] / scale * used
+    intercept = float(beta[-1] - weights @ center)
+    kept = {n: float(w) for n, w, u in zip(names, weights, used, strict=True) if u}
+    return Calibration(kept, intercept)

@@ -1,0 +1,177 @@
+"""The single inference path: register, align, locate, judge.
+
+The command line, the evaluation and every experiment call `Tracker`; the systems differ only in
+`System.locate`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlt.confidence import Calibration, features_of, load_calibration, status_of
+from tlt.errors import ModelError, UsageError
+from tlt.geometry import Triple
+from tlt.lesion import Lesion, Match, Status
+from tlt.registration.affine import register_affine
+from tlt.registration.result import Registration
+from tlt.systems import TRACKERS
+from tlt.systems.base import Location, Progress, System, align
+from tlt.volume import Volume
+
+FOV_TOLERANCE_MM = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class PairResult:
+    """What became of the lesions in one follow-up: one match each, in their order.
+
+    Attributes:
+        matches: one a lesion.
+        registration: the affine prior.
+        seconds: wall time of the pair, registration included.
+        features: what each confidence was computed from; None for a lesion out of view.
+    """
+
+    matches: list[Match]
+    registration: Registration
+    seconds: float
+    features: list[dict[str, float] | None]
+
+
+class Tracker:
+    """A system with its calibration, ready to track any number of pairs."""
+
+    def __init__(self, system: System, calibration: Calibration) -> None:
+        self.system, self.calibration = system, calibration
+        self.name = system.name
+        self.model_name, self.weights_sha256 = system.model_name, system.weights_sha256
+
+    @staticmethod
+    def load(
+        name: str = "tlt", model: str | None = None, device: str = "auto", precision: str = "auto"
+    ) -> Tracker:
+        """A tracker by name (`tlt trackers`), or ``tlt`` with the weights that ``name`` names.
+
+        Raises:
+            ModelError: weights or device cannot be used.
+        """
+        if name not in TRACKERS:
+            name, model = "tlt", name
+        system = make_system(name, model, device, precision)
+        return Tracker(system, load_calibration(name))
+
+    def track(
+        self, baseline: Volume, followup: Volume, lesions: Sequence[Lesion]
+    ) -> list[Match]:
+        """One match for each lesion, in their order."""
+        return self.track_pair(baseline, followup, lesions).matches
+
+    def track_pair(
+        self,
+        baseline: Volume,
+        followup: Volume,
+        lesions: Sequence[Lesion],
+        progress: Progress | None = None,
+        registration: Registration | None = None,
+    ) -> PairResult:
+        """Matches, registration and time; a registration that is known already is not repeated."""
+        start = time.perf_counter()
+        if progress is not None:
+            progress("register", 0.0)
+        known = registration or register_affine(baseline, followup)
+        priors = known.baseline_to_followup(np.array([lesion.center_mm for lesion in lesions]))
+        inside = np.flatnonzero(near_field_of_view(followup, priors, FOV_TOLERANCE_MM))
+        seen = [lesions[i] for i in inside]
+        located: dict[int, tuple[Location, dict[str, float]]] = {}
+        if seen:
+            system = self.system
+            pair = align(baseline, followup, seen, known, system.spacing_mm, system.margin_mm)
+            for k, location in enumerate(system.locate(pair, progress)):
+                located[int(inside[k])] = location, features_of(pair, k, location)
+        matches = [
+            self._match(lesion, _triple(prior), followup, located.get(i))
+            for i, (lesion, prior) in enumerate(zip(lesions, priors, strict=True))
+        ]
+        features = [located[i][1] if i in located else None for i in range(len(lesions))]
+        return PairResult(matches, known, time.perf_counter() - start, features)
+
+    def _match(
+        self,
+        lesion: Lesion,
+        prior: Triple,
+        followup: Volume,
+        found: tuple[Location, dict[str, float]] | None,
+    ) -> Match:
+        if found is None or not followup.grid.contains(found[0].center_mm):
+            return Match(lesion, Status.OUTSIDE_FOV, None, 0.0, prior)
+        location, features = found
+        confidence = self.calibration.probability(features)
+        center = _triple(location.center_mm)
+        return Match(lesion, status_of(confidence), center, confidence, prior)
+
+
+def make_system(name: str, model: str | None, device: str, precision: str) -> System:
+    """The system of a tracker's name.
+
+    Raises:
+        ModelError: weights or device cannot be used; UsageError: ``model`` where none is learned.
+    """
+    if not TRACKERS[name].learned:
+        if model is not None:
+            raise UsageError(f"--model {model}: the tracker '{name}' has no weights; leave it out")
+        from tlt.systems.affine import AffineSystem
+        from tlt.systems.patch import PatchSystem
+
+        return {"affine": AffineSystem, "patch": PatchSystem}[name]()
+    from tlt.systems.tlt import TLTSystem
+
+    place = usable_device(device)
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(place))
+    system = TLTSystem.load(model or "tlt-ct", place, bf16, last_step=name == "tlt")
+    system.name = name
+    return system
+
+
+def usable_device(device: str) -> str:
+    """``cpu`` or ``cuda[:N]``, with ``auto`` resolved.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    number = int(device.split(":")[1]) if ":" in device else 0
+    if device.startswith("cuda") and number >= count:
+        raise ModelError(f"--device {device}: {count} CUDA devices are here; use --device cpu")
+    return device
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 pays: on a GPU, and on CPUs with AVX-512 BF16 or AMX."""
+    import torch
+
+    if device != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def near_field_of_view(volume: Volume, points_mm: np.ndarray, tolerance_mm: float) -> np.ndarray:
+    """Whether points (N, 3) lie in a volume or at most ``tolerance_mm`` outside it."""
+    index = volume.grid.mm_to_index(points_mm)
+    slack = 0.5 + tolerance_mm / np.array(volume.grid.spacing_mm)[::-1]
+    last = np.array(volume.grid.shape_zyx) - 1
+    return np.all((index >= -slack) & (index <= last + slack), axis=-1)
+
+
+def _triple(point: np.ndarray) -> Triple:
+    x, y, z = (float(v) for v in point)
+    return x, y, z
+
+
