@@ -93,9 +93,7 @@ def _crops(
     return ranges if kind % 2 else (ranges[1], ranges[0])
 
 
-def _random_affine(
-    center_mm: NDArray, hard: Hardship, rng: np.random.Generator
-) -> AffineTransform:
+def _random_affine(center_mm: NDArray, hard: Hardship, rng: np.random.Generator) -> AffineTransform:
     """Rotation about any axis, scale with slight anisotropy, any shift of the frame."""
     axis = rng.normal(size=3)
     angle = np.radians(rng.uniform(-1, 1) * hard.rotation_deg)
@@ -167,7 +165,9 @@ def _other_scanner(volume: Volume, hard: Hardship, rng: np.random.Generator) -> 
     rows = np.flatnonzero((volume.voxels > -300).any((0, 2)))
     if len(rows):
         plate = min(rows[-1] + int(rng.integers(2, 12)), voxels.shape[1] - 3)
-        voxels[:, plate : plate + 3, 30:-30] = np.maximum(voxels[:, plate : plate + 3, 30:-30], -300)
+        voxels[:, plate : plate + 3, 30:-30] = np.maximum(
+            voxels[:, plate : plate + 3, 30:-30], -300
+        )
     if hard.circle and rng.uniform() < 0.3:
         y, x = np.indices(voxels.shape[1:]) - (np.array(voxels.shape[1:])[:, None, None] - 1) / 2
         voxels[:, np.hypot(x, y) > rng.uniform(75, 90)] = -1024
@@ -202,8 +202,10 @@ def main() -> None:
         p for p in sorted((arguments.ct / arguments.part).glob("*.nii.gz")) if "label" not in p.name
     ]
     volumes = [v for v in map(read_ct, paths) if v.grid.extent_mm[2] > 180]
-    print(f"{'volume':24} {'z overlap':>9} {'best mm':>8} {'ours mm':>8} {'excess':>7} {'NCC':>5} "
-          f"{'shown':>6} {'ok':>5} {'wall s':>7} {'cpu s':>6}  method")
+    print(
+        f"{'volume':24} {'z overlap':>9} {'best mm':>8} {'ours mm':>8} {'excess':>7} {'NCC':>5} "
+        f"{'shown':>6} {'ok':>5} {'wall s':>7} {'cpu s':>6}  method"
+    )
     excess = []
     for number in range(arguments.pairs):
         volume = volumes[number % len(volumes)]
@@ -213,12 +215,16 @@ def main() -> None:
         cpu = time.process_time() - cpu
         error, best = errors_mm(pair, found.baseline_to_followup)
         excess.append(error - best)
-        print(f"{Path(volume.path).name[:24]:24} {pair.overlap:9.2f} {best:8.2f} {error:8.2f} "
-              f"{error - best:7.2f} {found.similarity:5.2f} {found.overlap:6.2f} {found.ok!s:>5} "
-              f"{found.seconds:7.2f} {cpu:6.2f}  {found.method}")
+        print(
+            f"{Path(volume.path).name[:24]:24} {pair.overlap:9.2f} {best:8.2f} {error:8.2f} "
+            f"{error - best:7.2f} {found.similarity:5.2f} {found.overlap:6.2f} {found.ok!s:>5} "
+            f"{found.seconds:7.2f} {cpu:6.2f}  {found.method}"
+        )
     within = np.mean(np.array(excess) <= 1.5)
-    print(f"excess over the best affine: median {np.median(excess):.2f} mm, "
-          f"max {np.max(excess):.2f} mm; within 1.5 mm: {within:.0%}")
+    print(
+        f"excess over the best affine: median {np.median(excess):.2f} mm, "
+        f"max {np.max(excess):.2f} mm; within 1.5 mm: {within:.0%}"
+    )
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ class Tracker:
         system = make_system(name, model, device, precision)
         return Tracker(system, load_calibration(name))
 
-    def track(
-        self, baseline: Volume, followup: Volume, lesions: Sequence[Lesion]
-    ) -> list[Match]:
+    def track(self, baseline: Volume, followup: Volume, lesions: Sequence[Lesion]) -> list[Match]:
         """One match for each lesion, in their order."""
         return self.track_pair(baseline, followup, lesions).matches
 
@@ -173,5 +171,3 @@ def near_field_of_view(volume: Volume, points_mm: np.ndarray, tolerance_mm: floa
 def _triple(point: np.ndarray) -> Triple:
     x, y, z = (float(v) for v in point)
     return x, y, z
-
-

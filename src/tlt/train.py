@@ -97,7 +97,9 @@ def read_config(path: Path) -> TrainConfig:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})"
+        ) from error
     try:
         config = TrainConfig.model_validate(values or {})
     except ValidationError as error:
@@ -134,7 +136,9 @@ def read_anatomies(folder: Path) -> list[Anatomy]:
     files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
     volumes: list[Volume] = [load_volume(str(path)) for path in files]
     if not volumes:
-        raise InputError(f"{folder}: no *.nii.gz CT in it to train from; give a folder that has some")
+        raise InputError(
+            f"{folder}: no *.nii.gz CT in it to train from; give a folder that has some"
+        )
     return [Anatomy(volume) for volume in volumes]
 
 

@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
+from tlt.cli import experiment
 from tlt.cli.demo import demo
 from tlt.cli.info import info
+from tlt.cli.simulate import simulate
 from tlt.cli.track import TrackCommand, track
 from tlt.cli.trackers import trackers
+from tlt.cli.train import train
 from tlt.errors import InputError, TltError, UsageError
 
 # Not in the contract: a fault of the program itself, told apart from a batch with failures (1).
@@ -30,6 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("track", cls=TrackCommand)(track)
+app.command("simulate")(simulate)
+app.command("train")(train)
+app.add_typer(experiment.app, name="experiment")
 app.command("trackers")(trackers)
 app.command("info")(info)
 app.command("demo")(demo)

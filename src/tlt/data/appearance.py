@@ -175,8 +175,12 @@ def _blurred_in_plane(image: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(taps**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     planes = image[:, None]
-    planes = F.conv2d(F.pad(planes, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None])
-    planes = F.conv2d(F.pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None])
+    planes = F.conv2d(
+        F.pad(planes, (0, 0, reach, reach), mode="replicate"), kernel[None, None, :, None]
+    )
+    planes = F.conv2d(
+        F.pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel[None, None, None]
+    )
     return planes[:, 0]
 
 

@@ -100,7 +100,8 @@ class Motion:
     def pulled_axes(self, x_mm: NDArray, y_mm: NDArray, z_mm: NDArray) -> Tensor:
         """Baseline points (D, H, W, 3), float32, seen on the lattice of three follow-up axes."""
         z, y, x = torch.meshgrid(
-            *(torch.from_numpy(np.asarray(a, np.float32)) for a in (z_mm, y_mm, x_mm)), indexing="ij"
+            *(torch.from_numpy(np.asarray(a, np.float32)) for a in (z_mm, y_mm, x_mm)),
+            indexing="ij",
         )
         points = torch.stack([x, y, z], -1)
         for field in self.fields:
@@ -165,8 +166,16 @@ def draw_motion(
     matrix = _rotation(angles) @ np.diag(rng.uniform(*motion.scale, 3))
     shift = rng.uniform(-motion.shift_mm, motion.shift_mm, 3)
     affine = AffineTransform.about(matrix, center, shift)
-    corners = affine(np.array([[x, y, z] for x in (low_mm[0], high_mm[0])
-                               for y in (low_mm[1], high_mm[1]) for z in (low_mm[2], high_mm[2])]))
+    corners = affine(
+        np.array(
+            [
+                [x, y, z]
+                for x in (low_mm[0], high_mm[0])
+                for y in (low_mm[1], high_mm[1])
+                for z in (low_mm[2], high_mm[2])
+            ]
+        )
+    )
     low, high = corners.min(0), corners.max(0)
     amount = rng.uniform(0.4, 1.6)
     coarse = _draw_field(rng, low, high, rng.uniform(60, 90), motion.posture_mm * amount)

@@ -132,12 +132,16 @@ def _draw_from(
     lesions = _draw_lesions(rng, anatomy, cut.prior.inverse()(places))
     later = tuple(grown(lesion, rng) for lesion in lesions)
     as_affine = Motion(cut.prior, ())
-    template, template_seen = _acquired(rng, anatomy, cut.template, as_affine, pair.baseline, lesions)
+    template, template_seen = _acquired(
+        rng, anatomy, cut.template, as_affine, pair.baseline, lesions
+    )
     search, search_seen = _acquired(rng, anatomy, cut.search, pair.motion, pair.followup, later)
     sites = [np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)]
     textured = _textured_points(rng, template, cut.template, config)
     sites.append(cut.prior.inverse()(textured))
-    anchor_sites = cut.prior.inverse()(_inner_points(rng, cut.template, (8, 8, 8), 2 * config.anchors))
+    anchor_sites = cut.prior.inverse()(
+        _inner_points(rng, cut.template, (8, 8, 8), 2 * config.anchors)
+    )
     sites.append(anchor_sites[anatomy.density_hu(_as_points(anchor_sites)).ravel().numpy() > -950])
     known = np.concatenate(sites)
     try:

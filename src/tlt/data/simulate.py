@@ -44,7 +44,9 @@ class Anatomy:
         filled = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
         labels, count = ndimage.label(filled)
         if count:
-            filled = labels == 1 + np.argmax(ndimage.sum_labels(filled, labels, range(1, count + 1)))
+            filled = labels == 1 + np.argmax(
+                ndimage.sum_labels(filled, labels, range(1, count + 1))
+            )
         lungs = (coarse.voxels < -550) & filled
         self._coarse_grid = coarse.grid
         self._lungs = ndimage.gaussian_filter(lungs.astype(np.float32), 2.0)
@@ -137,7 +139,9 @@ def render(
     if not grid.is_axis_aligned:
         raise ValueError("scans are rendered on axis-aligned grids")
     parts = max(1, round(grid.spacing_mm[2] / 2.0))
-    x, y, z = (grid.origin_mm[i] + np.arange(grid.size_xyz[i]) * grid.spacing_mm[i] for i in range(3))
+    x, y, z = (
+        grid.origin_mm[i] + np.arange(grid.size_xyz[i]) * grid.spacing_mm[i] for i in range(3)
+    )
     steps = ((np.arange(parts) + 0.5) / parts - 0.5) * grid.spacing_mm[2]
     chunk = max(1, int(4e6 / (len(x) * len(y) * parts)))
     planes, inside = [], []

@@ -150,7 +150,9 @@ class TLT(nn.Module):
             logits = logits + self.similarity_logit * similarity
         regress = global_regression if config.global_regression else best_token  # Eq. 4
         origin = centers_mm[:, None]
-        return Prediction(regress(logits, centers) + centers_mm, logits, centers + origin, positions)
+        return Prediction(
+            regress(logits, centers) + centers_mm, logits, centers + origin, positions
+        )
 
     def select(self, template: TokenMap, centers_mm: Tensor, radius_mm: Tensor) -> Selected:
         """The template tokens of each lesion: sparse, or a cube of five tokens without SSS."""

@@ -14,6 +14,8 @@ from tlt.geometry import Grid
 from tlt.volume import Volume
 
 HU_RANGE = (-1000.0, 400.0)
+SOFT_TISSUE_HU = (-100.0, 300.0)
+SOFT_TISSUE_GAIN = 10.0  # organs differ by 50 HU, lung and muscle by 900: let both count
 BODY_HU = -500.0
 
 
@@ -23,7 +25,7 @@ class Level:
 
     Attributes:
         grid: its axis-aligned grid.
-        image: (D, H, W) float32 tensor, clipped HU / 1000.
+        image: (D, H, W) float32 tensor, `tones` of the HU, what the L1 norm compares.
         body: (D, H, W) bool tensor, the patient with lungs and bowel gas, without the couch.
         valid: (D, H, W) bool tensor, what the scanner saw.
     """
@@ -44,11 +46,16 @@ def pyramid(volume: Volume, finest_mm: float = 4.0, levels: int = 3) -> list[Lev
     voxels = np.nan_to_num(volume.resample(grid).voxels, nan=HU_RANGE[0])
     valid = torch.from_numpy(field_of_view(volume, grid, voxels))
     body = torch.from_numpy(body_mask(voxels, finest_mm)) & valid
-    image = torch.from_numpy(np.clip(voxels, *HU_RANGE) / 1000.0)
-    found = [Level(grid, image, body, valid)]
+    found = [Level(grid, torch.from_numpy(tones(voxels)), body, valid)]
     while len(found) < levels:
         found.append(_halved(found[-1]))
     return found
+
+
+def tones(voxels: NDArray) -> NDArray[np.float32]:
+    """Clipped HU in thousands, with the range from fat to bone stretched."""
+    soft = np.clip(voxels, *SOFT_TISSUE_HU) * SOFT_TISSUE_GAIN
+    return ((np.clip(voxels, *HU_RANGE) + soft) / 1000.0).astype(np.float32)
 
 
 def body_mask(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:

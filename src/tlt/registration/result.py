@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from tlt.geometry import AffineTransform
+from tlt.registration.gauss_newton import sample
+from tlt.registration.pyramid import Level
 
 SIMILARITY_OK = 0.6
 SIMILARITY_SAME_REGION = 0.4
@@ -21,7 +25,7 @@ class Registration:
     Attributes:
         baseline_to_followup: carries LPS points (mm) of the baseline to the follow-up.
         method: the engine that found it: ``l1-gauss-newton``, ``mattes-mi`` or ``none``.
-        similarity: Pearson correlation of the clipped HU over the common body, in [-1, 1].
+        similarity: Pearson correlation of the images over the common body, in [-1, 1].
         ok: similarity and overlap are those of one patient and the matrix is plausible.
         seconds: wall time of the whole registration.
         overlap: part of the smaller body (of the two scans) that the other scan shows, in [0, 1].
@@ -40,15 +44,39 @@ class Registration:
         return self.similarity >= SIMILARITY_SAME_REGION and self.overlap >= OVERLAP_OK
 
 
+def judge(
+    fixed: Level, moving: Level, transform: AffineTransform, method: str, start: float
+) -> Registration:
+    """The registration with its figures; ``start`` is the `time.perf_counter` it began at."""
+    similarity, overlap = compare(fixed, moving, transform)
+    ok = similarity >= SIMILARITY_OK and overlap >= OVERLAP_OK and is_plausible(transform.matrix)
+    return Registration(transform, method, similarity, ok, time.perf_counter() - start, overlap)
+
+
+def compare(fixed: Level, moving: Level, transform: AffineTransform) -> tuple[float, float]:
+    """Pearson correlation over the common body, and the part of the smaller body that is common."""
+    points = torch.from_numpy(transform(fixed.points_mm(fixed.body))).float()
+    channels = torch.stack([moving.image, moving.body.float()])
+    (values, body), inside = sample(channels, moving, points[None])
+    common = inside[0] & (body[0] > 0.5)
+    if common.sum() < 8:
+        return 0.0, 0.0
+    theirs = float(moving.body.sum()) / abs(np.linalg.det(transform.matrix))
+    overlap = float(common.sum()) / min(float(fixed.body.sum()), theirs)
+    pair = torch.stack([fixed.image[fixed.body][common], values[0][common]]).double()
+    deviation = pair - pair.mean(1, keepdim=True)
+    norms = float(deviation.norm(dim=1).prod())
+    similarity = float(deviation.prod(0).sum()) / norms if norms > 1e-9 else 0.0
+    return similarity, min(1.0, overlap)
+
+
 def is_plausible(matrix: NDArray[np.float64]) -> bool:
-    """Whether one patient can move so: scales 0.8-1.25, rotation < 30 degrees, no mirror."""
+    """Whether one patient can move so: scale 0.8-1.25, rotation < 30 degrees, little shear."""
     u, stretches, vt = np.linalg.svd(matrix)
-    rotation = u @ vt
-    cos_angle = (np.trace(rotation) - 1) / 2
+    cosine = (np.trace(u @ vt) - 1) / 2
     return bool(
         np.linalg.det(matrix) > 0
-        and stretches.min() > 0.75
-        and stretches.max() < 1.33
-        and 0.8 < np.cbrt(stretches.prod()) < 1.25
-        and cos_angle > np.cos(np.radians(30))
+        and 0.8 <= np.cbrt(stretches.prod()) <= 1.25
+        and stretches.max() / stretches.min() < 1.35
+        and cosine > np.cos(np.radians(30))
     )

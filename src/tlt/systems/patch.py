@@ -67,7 +67,10 @@ class PatchSystem:
         for index, prior in enumerate(pair.prior_mm):
             wide = match_patch(pair, prior, prior, WIDE)
             fine = match_patch(pair, prior, wide.center_mm, FINE)
-            evidence = {"correlation": fine.correlation, "margin": wide.correlation - wide.runner_up}
+            evidence = {
+                "correlation": fine.correlation,
+                "margin": wide.correlation - wide.runner_up,
+            }
             located.append(Location(fine.center_mm, evidence))
             if progress is not None:
                 progress("match patches", (index + 1) / len(pair.prior_mm))

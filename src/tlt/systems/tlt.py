@@ -85,7 +85,9 @@ class TLTSystem:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
             return self.network.encode(image)[0].float()
 
-    def _finish(self, pair: AlignedPair, lesion: int, predicted: Prediction, index: int) -> Location:
+    def _finish(
+        self, pair: AlignedPair, lesion: int, predicted: Prediction, index: int
+    ) -> Location:
         """The predicted centre after the last step, with its evidence."""
         center = predicted.center_mm[index].double().cpu().numpy()
         evidence = self._evidence(predicted, index)
@@ -111,5 +113,3 @@ class TLTSystem:
 
 def _silent(stage: str, fraction: float) -> None:
     """Progress that nobody watches."""
-
-

@@ -1,0 +1,75 @@
+"""``tlt experiment``: the tables and fits of docs/results.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tlt.evaluate import Outcome
+
+app = typer.Typer(no_args_is_help=True, help="Measure: benchmark, calibration.")
+
+Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="CTs to simulate from.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Where it goes.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME_OR_PATH", help="Weights; default shipped.")
+]
+
+
+@app.command()
+def benchmark(
+    data: Data,
+    output: Output,
+    pairs: Annotated[int, typer.Option(metavar="N", help="Simulated pairs.")] = 12,
+    seed: Annotated[int, typer.Option(metavar="N", help="Version of the benchmark.")] = 2022,
+    model: Model = None,
+) -> None:
+    """Every tracker on the same simulated pairs: rows.json and table.md in a folder."""
+    from tlt.experiments import benchmark as run
+    from tlt.experiments import markdown_table, write_rows
+    from tlt.io.files import atomic_write
+
+    outcomes = run(data, pairs, seed, model, _say)
+    output.mkdir(parents=True, exist_ok=True)
+    write_rows(outcomes, output / "rows.json")
+    text = markdown_table(outcomes) + _strata_text(outcomes)
+    atomic_write(output / "table.md", text)
+    print(text)
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    output: Output,
+    pairs: Annotated[int, typer.Option(metavar="N", help="Simulated pairs.")] = 30,
+    seed: Annotated[int, typer.Option(metavar="N", help="Not that of the benchmark.")] = 7,
+    model: Model = None,
+) -> None:
+    """Fit each tracker's confidence on simulated pairs and write confidence.json."""
+    from tlt.experiments import calibrate as run
+    from tlt.experiments import write_calibrations
+
+    write_calibrations(run(data, pairs, seed, model, _say), output)
+    print(output)
+
+
+def _say(line: str) -> None:
+    import sys
+
+    print(line, file=sys.stderr, flush=True)
+
+
+def _strata_text(outcomes: dict[str, list[Outcome]]) -> str:
+    """The same table for each kind of lesion and each size."""
+    from tlt.experiments import markdown_table, strata
+
+    groups = {name: strata(every) for name, every in outcomes.items()}
+    names = list(next(iter(groups.values())))
+    parts = []
+    for name in names:
+        table = markdown_table({tracker: group[name] for tracker, group in groups.items()})
+        parts.append(f"\n{name}\n\n{table}")
+    return "".join(parts)

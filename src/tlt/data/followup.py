@@ -1,0 +1,241 @@
+"""Whole simulated studies: a baseline with lesions, its follow-up, and the truth.
+
+The baseline is the CT itself with lesions painted in; the follow-up is the same anatomy moved,
+rescanned and with lesions that grew, shrank or vanished (`tlt simulate`, the benchmark).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tlt.data.appearance import InsertedLesion, draw_lesion, grown, paint_lesion
+from tlt.data.motion import MotionRange
+from tlt.data.simulate import Anatomy, PairParameters, draw_pair, render
+from tlt.errors import InputError
+from tlt.geometry import Grid, Points, Triple
+from tlt.lesion import Lesion
+from tlt.volume import Volume
+
+EDGE_MM = 12.0
+
+
+@dataclass(frozen=True)
+class StudyRange:
+    """What a simulated study is drawn from.
+
+    Attributes:
+        painted: lesions painted into the CT.
+        structures: anatomical places to find again, nothing painted.
+        vanish: share of painted lesions that are gone in the follow-up.
+        plane_mm: spacing in the plane, lowest and highest.
+        overlap: lowest and highest share of the baseline's length that the follow-up shows.
+        motion: range of motion.
+        strength: range of appearance.
+    """
+
+    painted: int = 6
+    structures: int = 4
+    vanish: float = 0.0
+    plane_mm: tuple[float, float] = (0.7, 1.2)
+    overlap: tuple[float, float] = (0.6, 1.0)
+    motion: MotionRange = MotionRange()
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of a lesion in the follow-up.
+
+    Attributes:
+        lesion: it in the baseline.
+        center_mm: where its place lies in the follow-up.
+        in_view: whether the follow-up covers that place.
+        vanished: whether the lesion is gone.
+    """
+
+    lesion: Lesion
+    center_mm: Triple
+    in_view: bool
+    vanished: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedStudy:
+    """A simulated pair of CTs, the truth of its lesions, and the parameters it was made of."""
+
+    baseline: Volume
+    followup: Volume
+    truth: tuple[Truth, ...]
+    parameters: PairParameters
+
+    @property
+    def lesions(self) -> list[Lesion]:
+        """The lesions of the baseline."""
+        return [truth.lesion for truth in self.truth]
+
+
+def simulate_study(
+    volume: Volume,
+    rng: np.random.Generator,
+    known: Sequence[Lesion] = (),
+    ranges: StudyRange | None = None,
+) -> SimulatedStudy:
+    """A study made from one CT; ``known`` are its real lesions, which are tracked too.
+
+    Raises:
+        InputError: the CT shows no body to place lesions in.
+    """
+    ranges = ranges or StudyRange()
+    anatomy = Anatomy(volume)
+    if len(anatomy.body_mm) < 200:
+        raise InputError(f"{volume.path or 'the CT'} shows no body to simulate from; give a CT")
+    pair = draw_pair(rng, anatomy, ranges.motion, ranges.strength)
+    painted = draw_lesions(rng, anatomy, ranges.painted, known)
+    gone = rng.random(len(painted)) < ranges.vanish
+    later = [grown(lesion, rng) for lesion in painted]
+    pair = replace(
+        pair,
+        baseline_lesions=tuple(painted),
+        followup_lesions=tuple(
+            lesion for lesion, lost in zip(later, gone, strict=True) if not lost
+        ),
+    )
+    lesions = [*known]
+    lesions += [
+        Lesion(f"P{i + 1}", p.center_mm, round(p.radius_mm, 2), "painted")
+        for i, p in enumerate(painted)
+    ]
+    taken = np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)
+    for i, place in enumerate(draw_structures(rng, anatomy, ranges.structures, taken)):
+        radius = float(np.exp(rng.uniform(np.log(4), np.log(15))))
+        lesions.append(Lesion(f"S{i + 1}", place, round(radius, 2), "structure"))
+    followup = render_followup(rng, anatomy, pair, ranges)
+    lost = {f"P{i + 1}" for i in np.flatnonzero(gone)}
+    truth = _truth(lesions, pair, followup, lost)
+    baseline = paint_volume(volume, painted)
+    return SimulatedStudy(baseline, followup, truth, pair)
+
+
+def draw_lesions(
+    rng: np.random.Generator, anatomy: Anatomy, count: int, known: Sequence[Lesion]
+) -> list[InsertedLesion]:
+    """Lesions of 3 to 25 mm radius inside the body, apart from each other and from known ones."""
+    drawn: list[InsertedLesion] = []
+    occupied = [(np.array(lesion.center_mm), lesion.radius_mm) for lesion in known]
+    for _ in range(400 * count):
+        if len(drawn) == count:
+            break
+        center = _inner_place(rng, anatomy)
+        radius = float(np.exp(rng.uniform(np.log(3), np.log(25))))
+        gaps = [np.linalg.norm(center - c) - r - radius for c, r in occupied]
+        if min(gaps, default=99.0) < 12.0:
+            continue
+        local = float(anatomy.density_hu(torch.from_numpy(center).float()[None, None, None]))
+        drawn.append(draw_lesion(rng, _triple(center), radius, local))
+        occupied.append((center, radius))
+    return drawn
+
+
+def draw_structures(
+    rng: np.random.Generator, anatomy: Anatomy, count: int, taken_mm: Points
+) -> list[Triple]:
+    """Places inside the body with contrast around them, 25 mm from those taken."""
+    places: list[Triple] = []
+    taken = list(taken_mm)
+    around = torch.from_numpy(rng.normal(0, 6, (200, 3))).float()
+    for _ in range(400 * count):
+        if len(places) == count:
+            break
+        place = _inner_place(rng, anatomy)
+        if taken and np.linalg.norm(np.array(taken) - place, axis=1).min() < 25:
+            continue
+        near = anatomy.density_hu((torch.from_numpy(place).float() + around)[None, None])
+        if float(near.clamp(-1000, 300).std()) < 60:
+            continue
+        places.append(_triple(place))
+        taken.append(place)
+    return places
+
+
+def render_followup(
+    rng: np.random.Generator, anatomy: Anatomy, pair: PairParameters, ranges: StudyRange
+) -> Volume:
+    """The second scan: its own grid, slices and length, whole planes only."""
+    center = pair.motion.affine(anatomy.body_mm)
+    low, high = center.min(0) - 5, center.max(0) + 5
+    length = (high[2] - low[2]) * rng.uniform(*ranges.overlap)
+    bottom = rng.uniform(low[2], high[2] - length)
+    low[2], high[2] = bottom, bottom + length
+    plane = float(rng.uniform(*ranges.plane_mm))
+    low[:2] -= rng.uniform(0, 20, 2)
+    high[:2] += rng.uniform(0, 20, 2)
+    grid = Grid.covering(low, high, (plane, plane, pair.followup.slice_mm))
+    scan = render(anatomy, grid, pair.motion, pair.followup, pair.followup_lesions)
+    voxels = np.clip(np.rint(scan.voxels), -1024, 3071).astype(np.int16)
+    runs = [_covered(seen) for seen in scan.seen_zyx]
+    cut = tuple(slice(start, stop) for start, stop in runs)
+    part = grid.cropped([start for start, _ in runs], [stop - start for start, stop in runs])
+    return Volume(np.ascontiguousarray(voxels[cut]), part)
+
+
+def paint_volume(volume: Volume, lesions: Sequence[InsertedLesion]) -> Volume:
+    """The CT with lesions painted in, where they lie; its type and range are kept."""
+    voxels = volume.voxels.copy()
+    for lesion in lesions:
+        reach = 1.6 * lesion.radius_mm + 5 * lesion.edge_mm
+        span = reach / np.array(volume.grid.spacing_mm)[::-1]
+        middle = volume.grid.mm_to_index(lesion.center_mm)
+        low = np.maximum(np.floor(middle - span), 0).astype(int)
+        high = np.minimum(np.ceil(middle + span) + 1, volume.grid.shape_zyx).astype(int)
+        cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        index = np.stack(np.mgrid[cut], -1)
+        points = torch.from_numpy(volume.grid.index_to_mm(index)).float()
+        hu = torch.from_numpy(voxels[cut].astype(np.float32))
+        paint_lesion(hu, points, lesion)
+        voxels[cut] = np.rint(hu.numpy()).astype(voxels.dtype)
+    return replace(volume, voxels=voxels)
+
+
+def _truth(
+    lesions: Sequence[Lesion], pair: PairParameters, followup: Volume, lost: set[str]
+) -> tuple[Truth, ...]:
+    centers = pair.motion.baseline_to_followup(
+        np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)
+    )
+    inside = followup.grid.contains(centers)
+    return tuple(
+        Truth(lesion, _triple(center), bool(seen), lesion.id in lost)
+        for lesion, center, seen in zip(lesions, centers, inside, strict=True)
+    )
+
+
+def _inner_place(rng: np.random.Generator, anatomy: Anatomy) -> Points:
+    """A point of the body, `EDGE_MM` from the CT's faces where the CT is large enough for that."""
+    for _ in range(200):
+        place = anatomy.body_mm[rng.integers(len(anatomy.body_mm))] + rng.uniform(-4, 4, 3)
+        corners = place + EDGE_MM * np.array([[1, 1, 1], [-1, -1, -1]])
+        if bool(anatomy.inside(torch.from_numpy(corners).float()).all()):
+            break
+    return place
+
+
+def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last-plus-one of the longest run of covered planes; everything if there is none."""
+    best, start = (0, 0), None
+    for index, value in enumerate([*seen.tolist(), False]):
+        if value and start is None:
+            start = index
+        elif not value and start is not None:
+            best = max(best, (start, index), key=lambda run: run[1] - run[0])
+            start = None
+    return best if best[1] - best[0] >= 4 else (0, len(seen))
+
+
+def _triple(point: Points) -> Triple:
+    x, y, z = (round(float(v), 3) for v in point)
+    return x, y, z

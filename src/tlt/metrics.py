@@ -1,0 +1,109 @@
+"""Tracking metrics as properties of stored rows, one a lesion (DLS metric; paper, Section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlt.geometry import Triple
+
+
+@dataclass(frozen=True)
+class LesionRow:
+    """One lesion of one pair: what is true and what a tracker said.
+
+    Attributes:
+        pair, lesion, patient: names.
+        kind: what it is (painted, structure, a real lesion's label).
+        radius_mm: radius by which a match is judged.
+        truth_mm, found_mm: centres; ``found_mm`` is None where the tracker gave none (a miss).
+        prior_mm: where registration alone put it.
+        confidence: what the tracker gave.
+        seconds: wall time of the pair, shared among its lesions.
+    """
+
+    pair: str
+    lesion: str
+    patient: str
+    kind: str
+    radius_mm: float
+    truth_mm: Triple
+    found_mm: Triple | None
+    prior_mm: Triple
+    confidence: float
+    seconds: float
+
+    @property
+    def error_mm(self) -> float:
+        """Distance of the prediction from the truth; infinite for a miss."""
+        return math.inf if self.found_mm is None else math.dist(self.found_mm, self.truth_mm)
+
+    @property
+    def within_10mm(self) -> bool:
+        """CPM@10mm counts it: the error is at most min(10 mm, radius)."""
+        return self.error_mm <= min(10.0, self.radius_mm)
+
+    @property
+    def within_radius(self) -> bool:
+        """CPM@Radius counts it: the error is below the radius."""
+        return self.error_mm < self.radius_mm
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Metrics over rows: CPM in percent, distances in mm.
+
+    Attributes:
+        n: lesions; answered: those with a prediction.
+        cpm_10mm, cpm_radius: centre point matching, a miss counts as wrong.
+        med_mm, med_std_mm, median_mm, p95_mm: of the error, over lesions with a prediction;
+            p95 counts a miss as infinite.
+        med_x_mm, med_y_mm, med_z_mm: mean error along each axis.
+        seconds: mean wall time a lesion.
+    """
+
+    n: int
+    answered: int
+    cpm_10mm: float
+    cpm_radius: float
+    med_mm: float
+    med_std_mm: float
+    median_mm: float
+    p95_mm: float
+    med_x_mm: float
+    med_y_mm: float
+    med_z_mm: float
+    seconds: float
+
+
+def summarise(rows: Sequence[LesionRow]) -> Summary:
+    """The metrics of rows.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no lesions to summarise")
+    every = np.array([row.error_mm for row in rows])
+    offsets = np.array(
+        [np.subtract(row.found_mm, row.truth_mm) for row in rows if row.found_mm is not None]
+    ).reshape(-1, 3)
+    errors = np.linalg.norm(offsets, axis=1)
+    axes = np.abs(offsets).mean(0) if len(offsets) else np.full(3, math.nan)
+    return Summary(
+        n=len(rows),
+        answered=len(errors),
+        cpm_10mm=100.0 * float(np.mean([row.within_10mm for row in rows])),
+        cpm_radius=100.0 * float(np.mean([row.within_radius for row in rows])),
+        med_mm=float(errors.mean()) if len(errors) else math.nan,
+        med_std_mm=float(errors.std()) if len(errors) else math.nan,
+        median_mm=float(np.median(every)),
+        p95_mm=float(np.percentile(every, 95, method="higher")),
+        med_x_mm=float(axes[0]),
+        med_y_mm=float(axes[1]),
+        med_z_mm=float(axes[2]),
+        seconds=float(np.mean([row.seconds for row in rows])),
+    )

@@ -1,0 +1,134 @@
+"""Gauss-Newton for the L1 norm of an affine difference image, many starts at once.
+
+arg min over the affine A of sum_x |M(A x) - F(x)|, by iteratively reweighted least squares: each
+residual r weighs 1 / max(|r|, floor), which also makes air, contrast and couch harmless. A set of
+parameters theta (3, 4) maps a fixed point x to ``theta @ ((x - center) / 100 mm, 1)``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from tlt.geometry import AffineTransform, Points
+from tlt.registration.pyramid import Level
+
+UNIT_MM = 100.0  # a matrix entry is the motion (mm) at this distance from the centre
+RESIDUAL_FLOOR = 0.1  # 10 HU of soft tissue; below it L1 is rounded to least squares
+PRIOR = 1e-3  # weight of "no rotation, no scale", part of the mean curvature of the data term
+DAMPING = 1e-4
+OVERLAP_COST = 0.25  # the mean residual counts (points / points inside) to this power dearer
+
+
+def to_theta(transform: AffineTransform, center_mm: Points) -> torch.Tensor:
+    """Parameters (3, 4) of an affine map."""
+    shift = torch.from_numpy(transform(center_mm))
+    return torch.cat([torch.from_numpy(transform.matrix) * UNIT_MM, shift[:, None]], 1).float()
+
+
+def to_affine(theta: torch.Tensor, center_mm: Points) -> AffineTransform:
+    """The affine map of parameters (3, 4)."""
+    matrix, shift = theta[:, :3].double().numpy() / UNIT_MM, theta[:, 3].double().numpy()
+    return AffineTransform(matrix, shift - matrix @ center_mm)
+
+
+def design_matrix(points_mm: Points, center_mm: Points) -> torch.Tensor:
+    """Homogeneous coordinates (N, 4) that parameters act on, of LPS points (N, 3)."""
+    unit = torch.from_numpy((points_mm - center_mm) / UNIT_MM).float()
+    return torch.cat([unit, torch.ones(len(unit), 1)], 1)
+
+
+def refine(
+    fixed: Level,
+    moving: Level,
+    theta: torch.Tensor,
+    center_mm: Points,
+    iterations: int,
+    max_points: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best parameters (K, 3, 4) met on the way from K starts, and their scores (K,).
+
+    The residual is taken over the fixed body and the air around it, where the moving scan sees.
+    """
+    where = _dilated(fixed.body) & fixed.valid
+    points = fixed.points_mm(where)
+    stride = 1 + (len(points) - 1) // max_points
+    design = design_matrix(points[::stride], center_mm)
+    values = fixed.image[where][::stride]
+    slopes = _slopes(fixed)[:, where][:, ::stride].mT  # (N, 3)
+    channels = torch.cat([moving.image[None], _slopes(moving), moving.valid[None].float()])
+    best, best_score = theta, torch.full((len(theta),), torch.inf)
+    for step in range(iterations + 1):
+        sampled, inside = sample(channels, moving, design @ theta.mT)  # (5, K, N), (K, N)
+        inside &= sampled[4] > 0.99
+        residual = sampled[0] - values
+        score = _score(residual, inside)
+        better = score < best_score
+        best = torch.where(better[:, None, None], theta, best)
+        best_score = torch.where(better, score, best_score)
+        if step < iterations:
+            # ESM: the mean of both images' slopes makes the step second order
+            back = torch.linalg.inv_ex(theta[:, :, :3] / UNIT_MM).inverse
+            slope = (sampled[1:4].permute(1, 2, 0) + slopes @ back) / 2  # (K, N, 3)
+            theta = theta + _step(design, slope, residual, inside, theta)
+    return best, best_score
+
+
+def _score(residual: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Mean |r| of K candidates over their overlap (K,), dearer where the overlap is small."""
+    count, total = inside.sum(1), inside.shape[1]
+    mean = (residual.abs() * inside).sum(1) / count.clamp(min=1)
+    score = mean * (total / count.clamp(min=1)) ** OVERLAP_COST
+    return score.where(count > 8 + 0.002 * total, torch.inf)
+
+
+def _step(
+    design: torch.Tensor,
+    slope: torch.Tensor,
+    residual: torch.Tensor,
+    inside: torch.Tensor,
+    theta: torch.Tensor,
+) -> torch.Tensor:
+    """The change (K, 3, 4) that minimises the reweighted squares of the linearised residual."""
+    K, N = residual.shape
+    jacobian = (slope[..., None] * design[:, None, :]).reshape(K, N, 12)
+    weight = inside / residual.abs().clamp(min=RESIDUAL_FLOOR)
+    weighted = (jacobian * weight[..., None]).mT  # (K, 12, N)
+    hessian = (weighted @ jacobian).double()
+    gradient = (weighted @ residual[..., None]).double()
+    curvature = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-9
+    pull = torch.zeros(K, 3, 4, dtype=torch.double)
+    pull[:, :, :3] = theta[:, :, :3] - torch.eye(3) * UNIT_MM
+    prior = torch.tensor([PRIOR, PRIOR, PRIOR, 0.0], dtype=torch.double).repeat(3)
+    hessian = hessian + curvature * torch.diag(prior + DAMPING)
+    gradient = gradient + curvature * (prior * pull.reshape(K, 12))[..., None]
+    return -torch.linalg.solve_ex(hessian, gradient).result.reshape(K, 3, 4).float()
+
+
+def sample(
+    channels: torch.Tensor, level: Level, points_mm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Channels (C, D, H, W) at LPS points (K, N, 3): values (C, K, N), and which lie inside."""
+    size = torch.tensor(level.grid.size_xyz)
+    index = (points_mm - torch.tensor(level.grid.origin_mm)) / level.grid.spacing_mm[0]
+    inside = ((index >= -0.5) & (index <= size - 0.5)).all(-1)
+    place = (2 * index + 1) / size - 1
+    values = F.grid_sample(
+        channels[None], place[None, :, :, None], padding_mode="border", align_corners=False
+    )
+    return values[0, ..., 0], inside
+
+
+def _slopes(level: Level) -> torch.Tensor:
+    """Central differences (3, D, H, W) of the image along x, y, z, per mm."""
+    padded = F.pad(level.image[None, None], (1, 1, 1, 1, 1, 1), "replicate")[0, 0]
+    inner = slice(1, -1)
+    x = padded[inner, inner, 2:] - padded[inner, inner, :-2]
+    y = padded[inner, 2:, inner] - padded[inner, :-2, inner]
+    z = padded[2:, inner, inner] - padded[:-2, inner, inner]
+    return torch.stack([x, y, z]) / (2 * level.grid.spacing_mm[0])
+
+
+def _dilated(mask: torch.Tensor) -> torch.Tensor:
+    """The mask and its neighbours: the air at the skin shows where the body ends."""
+    return F.max_pool3d(mask[None, None].float(), 3, 1, 1)[0, 0] > 0.5
