@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TLT_SHARED ?= ../shared
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # Nothing is written outside this folder, so that an empty or closed HOME is no obstacle.
@@ -19,7 +18,7 @@ help:
 	@echo "make demo    track the lesions of the bundled example: table, report, pictures in demo/"
 	@echo "make test    lint, types, tests and doctests"
 	@echo "make lint    ruff and mypy only"
-	@echo "make bench   measure speed and accuracy on the volumes in TLT_SHARED ($(TLT_SHARED))"
+	@echo "make bench   speed ratios of the inference path, as JSON"
 	@echo "make clean   remove $(VENV), demo/ and caches"
 
 venv: $(STAMP)
@@ -52,8 +51,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy --no-error-summary
 
 bench: $(STAMP)
-	@for script in tests/bench_*.py; do \
-		echo "== $$script"; $(BIN)/python "$$script" "$(TLT_SHARED)/ct" || exit 1; done
+	@$(BIN)/python benchmarks/speed.py
 
 clean:
 	@rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from importlib import resources
 
 import numpy as np
 
+from tlt.errors import ModelError
 from tlt.lesion import Status
 from tlt.systems.base import AlignedPair, Location
 
@@ -64,9 +65,19 @@ def status_of(confidence: float) -> Status:
 
 
 def load_calibration(tracker: str) -> Calibration:
-    """The shipped calibration of a tracker."""
-    text = resources.files("tlt").joinpath("weights/confidence.json").read_text()
-    return Calibration(**json.loads(text)[tracker])
+    """The shipped calibration of a tracker.
+
+    Raises:
+        ModelError: there is none, which means an incomplete installation.
+    """
+    path = resources.files("tlt").joinpath("weights/confidence.json")
+    try:
+        return Calibration(**json.loads(path.read_text())[tracker])
+    except (OSError, KeyError) as error:
+        raise ModelError(
+            f"no calibration of the confidence of '{tracker}' in {path.name}; "
+            "install tlt again, or make it with 'tlt experiment calibrate'"
+        ) from error
 
 
 def fit_calibration(rows: Sequence[dict[str, float]], correct: Sequence[bool]) -> Calibration:

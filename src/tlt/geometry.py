@@ -129,7 +129,7 @@ class AffineTransform:
 
     def inverse(self) -> AffineTransform:
         """The map back."""
-        inverse = np.linalg.inv(self.matrix)
+        inverse = np.asarray(np.linalg.inv(self.matrix), np.float64)
         return AffineTransform(inverse, -inverse @ self.translation_mm)
 
     def after(self, first: AffineTransform) -> AffineTransform:

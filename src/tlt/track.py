@@ -83,7 +83,7 @@ class Tracker:
         known = registration or register_affine(baseline, followup)
         priors = known.baseline_to_followup(np.array([lesion.center_mm for lesion in lesions]))
         inside = np.flatnonzero(near_field_of_view(followup, priors, FOV_TOLERANCE_MM))
-        seen = [lesions[i] for i in inside]
+        seen = [lesions[int(i)] for i in inside]
         located: dict[int, tuple[Location, dict[str, float]]] = {}
         if seen:
             system = self.system
@@ -124,7 +124,7 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
         from tlt.systems.affine import AffineSystem
         from tlt.systems.patch import PatchSystem
 
-        return {"affine": AffineSystem, "patch": PatchSystem}[name]()
+        return AffineSystem() if name == "affine" else PatchSystem()
     from tlt.systems.tlt import TLTSystem
 
     place = usable_device(device)

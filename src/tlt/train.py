@@ -19,7 +19,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
 from tlt.data.simulate import Anatomy
@@ -121,7 +121,8 @@ class SimulatedPairs(Dataset):
         return self.config.steps * self.config.accumulate
 
     def __getitem__(self, index: int) -> TrainingPair:
-        torch.set_num_threads(1)
+        if get_worker_info() is not None:
+            torch.set_num_threads(1)
         rng = np.random.default_rng((self.config.seed, index))
         anatomy = self.anatomies[rng.integers(len(self.anatomies))]
         done = index / self.config.accumulate / max(1, self.config.ease_steps)
@@ -228,8 +229,8 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         if not math.isfinite(float(norm)):
             raise InputError(
-                f"the gradient is not finite at step {step}; {checkpoint} holds the last good state: "
-                "lower learning_rate and go on with --resume"
+                f"the gradient is not finite at step {step}; {checkpoint} holds the last good "
+                "state: lower learning_rate and go on with --resume"
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

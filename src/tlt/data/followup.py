@@ -7,7 +7,7 @@ rescanned and with lesions that grew, shrank or vanished (`tlt simulate`, the be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class StudyRange:
     vanish: float = 0.0
     plane_mm: tuple[float, float] = (0.7, 1.2)
     overlap: tuple[float, float] = (0.6, 1.0)
-    motion: MotionRange = MotionRange()
+    motion: MotionRange = field(default_factory=MotionRange)
     strength: float = 1.0
 
 
@@ -193,7 +193,7 @@ def paint_volume(volume: Volume, lesions: Sequence[InsertedLesion]) -> Volume:
         low = np.maximum(np.floor(middle - span), 0).astype(int)
         high = np.minimum(np.ceil(middle + span) + 1, volume.grid.shape_zyx).astype(int)
         cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        index = np.stack(np.mgrid[cut], -1)
+        index = np.moveaxis(np.mgrid[cut], 0, -1)
         points = torch.from_numpy(volume.grid.index_to_mm(index)).float()
         hu = torch.from_numpy(voxels[cut].astype(np.float32))
         paint_lesion(hu, points, lesion)

@@ -69,7 +69,8 @@ class Motion:
 
     Attributes:
         affine: baseline to follow-up, the rigid and size part.
-        fields: displacements u_k; a follow-up point y shows baseline point affine^-1(y + sum u_k(y)).
+        fields: displacements u_k; a follow-up point y shows the baseline point
+            affine^-1(y + sum u_k(y)).
     """
 
     affine: AffineTransform
@@ -119,7 +120,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class MotionRange:
-    """From what a motion is drawn; the defaults are those of real follow-ups (DLS: affine MED 11 mm).
+    """From what a motion is drawn; the defaults are those of real follow-ups (affine MED 11 mm).
 
     Attributes:
         rotation_deg: standard deviation of the rotation about each axis.
@@ -197,7 +198,7 @@ def _draw_field(rng, low, high, knot_mm: float, sigma_mm: float) -> SplineField:
 
 def _knots(field: SplineField) -> Points:
     """LPS positions (N, 3) of a field's knots, in the order of its coefficients."""
-    index = np.stack(np.indices(field.coefficients_mm.shape[:3]), -1).reshape(-1, 3)
+    index = np.moveaxis(np.indices(field.coefficients_mm.shape[:3]), 0, -1).reshape(-1, 3)
     return field.origin_mm + index[:, ::-1] * field.knot_mm
 
 

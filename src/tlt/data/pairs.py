@@ -8,7 +8,7 @@ prior alone, never on the truth (docs/method.md, "No leak").
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class PairConfig:
     anchors: int = 160
     margin_mm: tuple[float, float, float] = (24.0, 24.0, 16.0)
     search_shift_mm: tuple[float, float, float] = (24.0, 24.0, 16.0)
-    motion: MotionRange = MotionRange()
+    motion: MotionRange = field(default_factory=MotionRange)
     strength: float = 1.0
 
 
@@ -77,7 +77,7 @@ def draw_training_pair(
 
     Crops that hold too little of the body to find a query are drawn again.
     """
-    for _ in range(50):
+    for _ in range(50 if len(anatomy.body_mm) else 0):
         pair = draw_pair(rng, anatomy, config.motion.eased(difficulty), config.strength)
         cut = _draw_crops(rng, anatomy, pair.motion, config)
         drawn = _draw_from(rng, anatomy, pair, cut, config)

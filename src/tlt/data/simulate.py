@@ -159,7 +159,7 @@ def render(
 
 
 def _seen(anatomy: Anatomy, axes, motion: Motion, scan: Scan, lesions) -> tuple[Tensor, Tensor]:
-    """Contrasted HU (D, H, W), and whether each voxel lies in the CT along x, y, z: (D, H, W, 3)."""
+    """Contrasted HU (D, H, W), and whether each voxel is in the CT along x, y, z: (D, H, W, 3)."""
     points = motion.pulled_axes(*axes)
     hu = anatomy.density_hu(points)
     for lesion in lesions:

@@ -17,7 +17,7 @@ from tlt.model.sparse_selection import gaussian
 
 
 def anatomical_key_bias(search_offsets_mm: Tensor, radius_mm: Tensor) -> Tensor:
-    """M_A as a bias for each key, (Q, 1, 1, N), of search tokens at offsets (Q, N, 3) from the prior.
+    """M_A as a bias for each key, (Q, 1, 1, N): search tokens at offsets (Q, N, 3) from the prior.
 
     radius_mm (Q,) is the lesion's radius after the affine.
     """

@@ -17,7 +17,7 @@ def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
 
 
 class PublishedStem(nn.Module):
-    """conv-ReLU-conv with a parallel convolution as skip (published code; its norm does nothing)."""
+    """conv-ReLU-conv with a parallel convolution as skip (published; its norm does nothing)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

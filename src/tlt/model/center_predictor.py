@@ -9,7 +9,7 @@ from tlt.model.presets import ModelConfig
 
 
 class RelativeCenterPredictor(nn.Module):
-    """Class logits Y (Q, N) and centres C (Q, N, 3) in mm from the prior, one for each search token.
+    """Class logits Y (Q, N) and centres C (Q, N, 3) in mm from the prior, one a search token.
 
     A token says how far the centre lies from itself, in token distances: what it regresses does
     not depend on where the crop lies (the paper is silent; the published code regresses a place

@@ -129,10 +129,12 @@ class CrossAttentionTransformer(nn.Module):
 def sine_encoding(coordinates: Tensor, width: int, longest: float, shortest: float) -> Tensor:
     """Sine position encoding (..., width) of coordinates (..., 3), a third of it for each axis.
 
-    Wavelengths run geometrically from ``longest`` to ``shortest``, in the coordinates' unit.
+    Wavelengths run geometrically from ``longest`` to ``shortest``, in the coordinates' unit. What
+    a width leaves over after sixths is zero.
     """
     count = width // 6
     steps = torch.linspace(0, 1, count, device=coordinates.device)
     wavelength = longest * (shortest / longest) ** steps
     phase = coordinates[..., None] * (2 * math.pi / wavelength)  # ..., 3, count
-    return torch.cat([phase.sin(), phase.cos()], -1).flatten(-2)
+    encoding = torch.cat([phase.sin(), phase.cos()], -1).flatten(-2)
+    return F.pad(encoding, (0, width - 6 * count))

@@ -31,7 +31,7 @@ def center_loss(predicted_mm: Tensor, truth_mm: Tensor) -> Tensor:
 
 
 def soft_targets(positions_mm: Tensor, centers_mm: Tensor, sigma_mm: float) -> Tensor:
-    """Probabilities (Q, N) over tokens (Q, N, 3): a normalised Gaussian about each centre (Q, 3)."""
+    """Probabilities (Q, N) of tokens (Q, N, 3): a normalised Gaussian about each centre (Q, 3)."""
     distance2 = (positions_mm - centers_mm[:, None]).square().sum(-1)
     return (-distance2 / (2 * sigma_mm**2)).softmax(-1)
 

@@ -41,19 +41,25 @@ class TokenMap:
     origin_mm: Tensor
     token_mm: float
 
+    @property
+    def shape_zyx(self) -> tuple[int, ...]:
+        """(d, h, w)."""
+        return tuple(self.features.shape[1:])
+
     def tokens(self) -> Tensor:
         """(d*h*w, C)."""
         return self.features.flatten(1).mT
 
     def positions_mm(self) -> Tensor:
         """Positions (d*h*w, 3) as (x, y, z)."""
-        axes = [torch.arange(n, dtype=torch.float32) for n in self.features.shape[1:]]
+        device = self.features.device
+        axes = [torch.arange(n, dtype=torch.float32, device=device) for n in self.shape_zyx]
         index_zyx = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
         return self.origin_mm + index_zyx.flip(-1) * self.token_mm
 
     def sample(self, points_mm: Tensor) -> Tensor:
         """Features (Q, C) at points (Q, 3), trilinear; the border's value outside."""
-        size = torch.tensor(self.features.shape[:0:-1], dtype=torch.float32)  # w, h, d
+        size = torch.tensor(self.shape_zyx[::-1], dtype=torch.float32, device=points_mm.device)
         share = (points_mm - self.origin_mm) / self.token_mm / (size - 1).clamp(min=1) * 2 - 1
         sampled = F.grid_sample(
             self.features[None].float(),
@@ -69,12 +75,14 @@ class TokenMap:
         A window reaches ``reach_mm`` from its point along each axis; at the map's border it is
         shifted inwards, and a map that is smaller than a window is taken whole.
         """
-        size = torch.tensor(self.features.shape[:0:-1])  # w, h, d
-        side = torch.minimum(torch.tensor(2 * int(reach_mm / self.token_mm) + 1), size)
+        device, (depth, height, width) = centers_mm.device, self.shape_zyx
+        longest = 2 * int(reach_mm / self.token_mm) + 1
+        sides = [min(longest, n) for n in (width, height, depth)]
+        size, side = (torch.tensor(v, device=device) for v in ((width, height, depth), sides))
         nearest = ((centers_mm - self.origin_mm) / self.token_mm).round().long()
         start = torch.minimum((nearest - side // 2).clamp(min=0), size - side)  # Q, 3
-        x, y, z = (start[:, i, None] + torch.arange(int(side[i])) for i in range(3))  # Q, side
-        width, height, _ = size.tolist()
+        steps = [torch.arange(n, device=device) for n in sides]
+        x, y, z = (start[:, i, None] + steps[i] for i in range(3))  # Q, side
         rows = z[:, :, None, None] * height + y[:, None, :, None]
         flat = (rows * width + x[:, None, None, :]).flatten(1)  # Q, N
         index_xyz = torch.stack([flat % width, flat // width % height, flat // width // height], -1)

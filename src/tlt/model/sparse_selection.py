@@ -64,15 +64,17 @@ def crop_tokens(
 
 
 def _gather(tokens: Tensor, offsets: Tensor, weight: Tensor, chosen: Tensor) -> Selected:
-    """Tokens from the nearest on, those not chosen masked; the first is always valid.
+    """Tokens from the nearest on, then masked copies of the nearest, which is always valid.
 
     The length is rounded up to a multiple of 16: a new shape at every call costs the CPU's kernel
     cache more than a few masked tokens.
     """
     length = min(-(-max(int(chosen.sum(1).max()), 1) // 16) * 16, chosen.shape[1])
     distance = offsets.square().sum(-1)
-    order = torch.where(chosen, distance, distance + 1e12).topk(length, 1, largest=False).indices
+    behind = distance + distance.amax(1, keepdim=True) + 1.0  # farther than any that is chosen
+    order = torch.where(chosen, distance, behind).topk(length, 1, largest=False).indices
     valid = chosen.gather(1, order)
     valid[:, 0] = True
+    order = torch.where(valid, order, order[:, :1])
     picked_offsets = offsets.gather(1, order[..., None].expand(-1, -1, 3))
     return Selected(tokens[order], picked_offsets, valid, weight.gather(1, order))

@@ -112,7 +112,7 @@ def inference_network(network: TLT, bf16: bool) -> TLT:
     from tlt.model.backbone import fold_batch_norms
 
     fold_batch_norms(network.eval())
-    network.to(memory_format=torch.channels_last_3d)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if bf16:
         network.backbone.to(torch.bfloat16)
     return network

@@ -15,7 +15,7 @@ from tlt.registration.pyramid import Level
 
 UNIT_MM = 100.0  # a matrix entry is the motion (mm) at this distance from the centre
 RESIDUAL_FLOOR = 0.1  # 10 HU of soft tissue; below it L1 is rounded to least squares
-PRIOR = 1e-3  # weight of "no rotation, no scale", part of the mean curvature of the data term
+PRIOR = 0.03  # weight of "rotation and one scale", part of the mean curvature of the data term
 DAMPING = 1e-4
 OVERLAP_COST = 0.25  # the mean residual counts (points / points inside) to this power dearer
 
@@ -97,12 +97,17 @@ def _step(
     hessian = (weighted @ jacobian).double()
     gradient = (weighted @ residual[..., None]).double()
     curvature = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-9
-    pull = torch.zeros(K, 3, 4, dtype=torch.double)
-    pull[:, :, :3] = theta[:, :, :3] - torch.eye(3) * UNIT_MM
+    pull = F.pad(_strain(theta[:, :, :3].double()), (0, 1)).reshape(K, 12, 1)
     prior = torch.tensor([PRIOR, PRIOR, PRIOR, 0.0], dtype=torch.double).repeat(3)
     hessian = hessian + curvature * torch.diag(prior + DAMPING)
-    gradient = gradient + curvature * (prior * pull.reshape(K, 12))[..., None]
+    gradient = gradient + curvature * PRIOR * pull
     return -torch.linalg.solve_ex(hessian, gradient).result.reshape(K, 3, 4).float()
+
+
+def _strain(matrix: torch.Tensor) -> torch.Tensor:
+    """What keeps matrices (K, 3, 3) from being a rotation times one scale."""
+    u, stretches, vt = torch.linalg.svd(matrix)
+    return matrix - (u @ vt) * stretches.mean(1)[:, None, None]
 
 
 def sample(

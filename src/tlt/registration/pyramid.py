@@ -17,6 +17,8 @@ HU_RANGE = (-1000.0, 400.0)
 SOFT_TISSUE_HU = (-100.0, 300.0)
 SOFT_TISSUE_GAIN = 10.0  # organs differ by 50 HU, lung and muscle by 900: let both count
 BODY_HU = -500.0
+PADDING_HU = -1200.0  # no tissue or air is darker
+CIRCLE_MISFIT_MM = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class Level:
 def pyramid(volume: Volume, finest_mm: float = 4.0, levels: int = 3) -> list[Level]:
     """Levels of the volume, finest first; each doubles the spacing of the one before."""
     grid = volume.grid.resampled(finest_mm)
-    voxels = np.nan_to_num(volume.resample(grid).voxels, nan=HU_RANGE[0])
+    fill = min(float(np.nanmin(volume.voxels)), HU_RANGE[0])
+    voxels = np.nan_to_num(volume.resample(grid, fill=fill).voxels, nan=HU_RANGE[0])
     valid = torch.from_numpy(field_of_view(volume, grid, voxels))
     body = torch.from_numpy(body_mask(voxels, finest_mm)) & valid
     found = [Level(grid, torch.from_numpy(tones(voxels)), body, valid)]
@@ -73,12 +76,33 @@ def body_mask(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:
 
 
 def field_of_view(volume: Volume, grid: Grid, voxels: NDArray) -> NDArray[np.bool_]:
-    """What the scanner saw (D, H, W): not the corners of an oblique grid, not the padding."""
-    seen = voxels > -1200.0
+    """What the scanner saw (D, H, W): no padding, no corners of an oblique grid, in the circle."""
+    unseen = (voxels < PADDING_HU) | _outside_circle(voxels, grid.spacing_mm[0])
     if not volume.grid.is_axis_aligned:
-        index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape_zyx], indexing="ij"), -1)
-        seen &= volume.grid.contains(grid.index_to_mm(index))
-    return seen
+        index = np.stack(np.indices(grid.shape_zyx), -1)
+        unseen |= ~volume.grid.contains(grid.index_to_mm(index))
+    # the voxels beside are partly padding
+    return ~ndimage.binary_dilation(unseen, np.ones((1, 3, 3))) if unseen.any() else ~unseen
+
+
+def _outside_circle(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:
+    """Where (H, W) a reconstruction circle ends: columns of padding that a circle bounds.
+
+    Padding may have the value of air, so only the shape tells: a body's outline is no circle.
+    """
+    padded = voxels.max(0) <= voxels.min() + 0.5
+    seen = ndimage.binary_fill_holes(~padded)
+    edge = seen & ndimage.binary_dilation(padded)
+    y, x = np.nonzero(edge)
+    nothing = np.zeros_like(padded)
+    if len(x) < 16:
+        return nothing
+    # Kasa's fit: x^2 + y^2 = 2 a x + 2 b y + c
+    design = np.stack([2 * x, 2 * y, np.ones(len(x))], 1)
+    (a, b, c), *_ = np.linalg.lstsq(design, x**2 + y**2, rcond=None)
+    radius = np.sqrt(max(c + a * a + b * b, 0.0))
+    misfit = np.sqrt(np.mean((np.hypot(x - a, y - b) - radius) ** 2)) * spacing_mm
+    return padded if misfit < CIRCLE_MISFIT_MM else nothing
 
 
 def _halved(level: Level) -> Level:

@@ -39,13 +39,14 @@ class PatchStep:
     penalty_mm: float
 
 
-WIDE = PatchStep(64.0, 32.0, 4.0, 80.0)
-FINE = PatchStep(40.0, 10.0, 2.0, 40.0)
+# The penalties were chosen on simulated pairs of the training CTs (docs/decisions/0004).
+WIDE = PatchStep(64.0, 32.0, 4.0, 40.0)
+FINE = PatchStep(40.0, 10.0, 2.0, 15.0)
 
 
 @dataclass(frozen=True)
 class PatchMatch:
-    """The best place (x, y, z) of a patch, its correlation, and that of the best place elsewhere."""
+    """The best place (x, y, z) of a patch, its correlation, and that of the best one elsewhere."""
 
     center_mm: Points
     correlation: float
@@ -84,7 +85,7 @@ def match_patch(
     step: PatchStep,
     log_prior: NDArray[np.float32] | None = None,
 ) -> PatchMatch:
-    """Where, around ``start_mm`` in the search image, the template's patch at ``lesion_mm`` fits best.
+    """Where, around ``start_mm`` in the search image, the template's patch at a lesion fits best.
 
     ``log_prior`` (n, n, n), on the places that are compared, is added to the correlation in place
     of the distance penalty.
@@ -135,7 +136,7 @@ def _gaussian_window(half: int) -> Tensor:
 
 
 def _squared_distance(reach: int, from_zyx: ArrayLike = (0, 0, 0)) -> Tensor:
-    """Squared distance in voxels of each place of a cube (2 * reach + 1 a side) from one of them."""
+    """Squared distance in voxels of each place of a cube, 2 * reach + 1 a side, from one."""
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
     z, y, x = ((steps - float(c)) ** 2 for c in np.asarray(from_zyx))
     return z[:, None, None] + y[None, :, None] + x[None, None, :]

@@ -1,0 +1,155 @@
+"""Training pairs: what is said to be true is, and where the crops lie says nothing about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import make_phantom, torso_grid
+from scipy import ndimage
+
+from tlt.data.motion import MotionRange, draw_motion
+from tlt.data.pairs import PairConfig, TrainingPair, _draw_crops, draw_prior, draw_training_pair
+from tlt.data.simulate import Anatomy
+from tlt.geometry import Grid
+from tlt.volume import Volume
+
+SMALL = PairConfig(
+    crops_zyx=((32, 44, 40),),
+    queries=6,
+    anchors=40,
+    margin_mm=(16.0, 16.0, 12.0),
+    search_shift_mm=(12.0, 12.0, 8.0),
+)
+EASY = replace(
+    SMALL, lesions=1, strength=0.0, motion=MotionRange(4.0, 50.0, (0.95, 1.06), 3.0, 3.0, 1.0)
+)
+
+
+@cache
+def textured_torso() -> Anatomy:
+    """A phantom whose tissues have smooth structure, so that places can be told apart."""
+    volume = make_phantom(torso_grid((112, 80, 60), (3.0, 3.25, 4.0)))
+    noise = np.random.default_rng(0).normal(size=volume.voxels.shape)
+    smooth = ndimage.gaussian_filter(noise, (1.5, 2.0, 2.0))
+    voxels = volume.voxels + (volume.voxels > -990) * 120 * smooth / smooth.std()
+    return Anatomy(Volume(voxels.astype(np.int16), volume.grid))
+
+
+def pair_of(seed: int, config: PairConfig = SMALL, difficulty: float = 1.0) -> TrainingPair:
+    return draw_training_pair(np.random.default_rng(seed), textured_torso(), config, difficulty)
+
+
+def as_volume(image, origin_mm) -> Volume:
+    """A crop of a pair with its grid."""
+    voxels = image[0].numpy()
+    x, y, z = (float(v) for v in origin_mm)
+    return Volume(voxels, Grid(voxels.shape[::-1], (2.0, 2.0, 2.0), (x, y, z)))
+
+
+def motion_of(seed: int, config: PairConfig = SMALL):
+    anatomy = textured_torso()
+    low, high = anatomy.body_mm.min(0), anatomy.body_mm.max(0)
+    rng = np.random.default_rng(seed)
+    return draw_motion(rng, config.motion.eased(0.7), low, high, anatomy.lung_share)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_are_fixed_and_everything_known_lies_in_its_crop(seed: int) -> None:
+    pair = pair_of(seed)
+    assert pair.template.shape == pair.search.shape == (1, 32, 44, 40)
+    assert pair.centers_mm.shape == pair.truth_mm.shape == (6, 3)
+    assert pair.radius_mm.shape == (6,)
+    assert pair.anchors_mm.shape == pair.anchors_truth_mm.shape == (40, 3)
+    template = as_volume(pair.template, pair.template_origin_mm).grid
+    search = as_volume(pair.search, pair.search_origin_mm).grid
+    for priors, truths in (
+        (pair.centers_mm, pair.truth_mm),
+        (pair.anchors_mm, pair.anchors_truth_mm),
+    ):
+        assert template.contains(priors.numpy()).all()
+        index = search.mm_to_index(truths.numpy())
+        assert np.all((index >= 1.4) & (index <= np.array(search.shape_zyx) - 2.4))
+
+
+def test_the_same_seed_gives_the_same_pair() -> None:
+    first, again, other = pair_of(3), pair_of(3), pair_of(4)
+    assert first.search.equal(again.search)
+    assert first.truth_mm.equal(again.truth_mm)
+    assert not first.search.equal(other.search)
+
+
+def test_template_at_the_prior_and_search_at_the_truth_look_alike() -> None:
+    at_prior, at_truth, unmoved, away = [], [], [], []
+    for seed in range(6):
+        pair = pair_of(seed, EASY)
+        template = as_volume(pair.template, pair.template_origin_mm)
+        search = as_volume(pair.search, pair.search_origin_mm)
+        prior, truth = pair.anchors_mm.numpy(), pair.anchors_truth_mm.numpy()
+        at_prior.append(template.sample(prior))
+        at_truth.append(search.sample(truth))
+        unmoved.append(search.sample(prior))
+        away.append(search.sample(np.add(truth, (0.0, 8.0, 0.0))))
+    reference = np.concatenate(at_prior)
+    likeness = [np.corrcoef(reference, np.concatenate(v))[0, 1] for v in (at_truth, unmoved, away)]
+    assert likeness[0] > 0.9
+    assert likeness[0] > max(likeness[1:]) + 0.03
+
+
+def test_the_crops_place_says_nothing_about_the_truth() -> None:
+    shifts, errors = [], []
+    rng = np.random.default_rng(0)
+    for seed in range(12):
+        motion = motion_of(seed)
+        for _ in range(30):
+            cut = _draw_crops(rng, textured_torso(), motion, SMALL)
+            place = cut.template.center_mm
+            truth = motion.followup_to_baseline(place[None])[0]
+            errors.append(place - cut.prior(truth))  # from a prior to what is seen there
+            shifts.append(cut.search.center_mm - place)
+    shifts, errors = np.array(shifts), np.array(errors)
+    assert errors.std(0).min() > 2  # there is something to leak
+    reach = SMALL.search_shift_mm
+    assert np.all(np.abs(shifts).max(0) <= np.add(reach, 1.001))  # and half a voxel
+    for axis in range(3):
+        for other in range(3):
+            assert abs(np.corrcoef(shifts[:, axis], errors[:, other])[0, 1]) < 0.16
+    half = np.abs(shifts - shifts.mean(0)).mean(0) / np.array(reach)
+    assert half == pytest.approx((0.5, 0.5, 0.5), abs=0.06)  # uniform
+    assert np.abs(shifts.mean(0)).max() < 2  # on both sides
+
+
+def test_the_prior_is_the_best_affine_within_a_registrations_error() -> None:
+    rng, anatomy = np.random.default_rng(1), textured_torso()
+    errors = []
+    for seed in range(8):
+        motion = motion_of(seed, EASY)
+        for _ in range(10):
+            middle = anatomy.body_mm[rng.integers(len(anatomy.body_mm))]
+            prior = draw_prior(rng, anatomy, motion, middle)
+            seen = motion.baseline_to_followup(middle[None])[0]
+            errors.append(np.linalg.norm(prior(middle) - seen))
+    assert 3 < np.median(errors) < 8
+    assert np.max(errors) > 12  # now and then a gross one
+
+
+def test_difficulty_scales_the_displacements() -> None:
+    config = replace(SMALL, motion=MotionRange(0.0, 0.0, (1.0, 1.0), 14.0, 25.0, 5.0))
+    spread = []
+    for difficulty in (0.1, 1.0):
+        pairs = [pair_of(seed, config, difficulty) for seed in range(4)]
+        moved = [(p.anchors_truth_mm - p.anchors_mm).numpy() for p in pairs]
+        spread.append(np.mean([m.std(0).mean() for m in moved]))
+    assert spread[0] < 0.6 * spread[1]
+
+
+@pytest.mark.parametrize("side", [4, 9])  # 12 mm show no body at all, 27 mm too little
+def test_a_ct_that_is_too_small_is_refused(side: int) -> None:
+    voxels = np.full((24, 24, 24), -1000, np.int16)
+    voxels[6 : 6 + side, 6 : 6 + side, 6 : 6 + side] = 40
+    cube = Anatomy(Volume(voxels, torso_grid((24, 24, 24), (3.0, 3.0, 3.0))))
+    assert (len(cube.body_mm) > 0) is (side == 9)
+    with pytest.raises(ValueError, match="too small"):
+        draw_training_pair(np.random.default_rng(0), cube, SMALL)
