@@ -145,11 +145,9 @@ def test_difficulty_scales_the_displacements() -> None:
     assert spread[0] < 0.6 * spread[1]
 
 
-@pytest.mark.parametrize("side", [4, 9])  # 12 mm show no body at all, 27 mm too little
-def test_a_ct_that_is_too_small_is_refused(side: int) -> None:
+def test_a_ct_without_a_body_is_refused() -> None:
     voxels = np.full((24, 24, 24), -1000, np.int16)
-    voxels[6 : 6 + side, 6 : 6 + side, 6 : 6 + side] = 40
-    cube = Anatomy(Volume(voxels, torso_grid((24, 24, 24), (3.0, 3.0, 3.0))))
-    assert (len(cube.body_mm) > 0) is (side == 9)
+    voxels[6:9, 6:9, 6:9] = 40  # a couch screw
+    empty = Anatomy(Volume(voxels, torso_grid((24, 24, 24), (3.0, 3.0, 3.0))))
     with pytest.raises(ValueError, match="too small"):
-        draw_training_pair(np.random.default_rng(0), cube, SMALL)
+        draw_training_pair(np.random.default_rng(0), empty, SMALL)
