@@ -19,6 +19,10 @@ from tlt.volume import Volume
 
 Progress = Callable[[str, float], None]
 
+EDGE_MM = 16.0  # of air around the field of view, so that its border looks like one
+
+LATTICE_MM = 8.0
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedPair:
@@ -76,10 +80,15 @@ def align(
     spacing_mm: float,
     margin_mm: float,
 ) -> AlignedPair:
-    """Both images resampled once, around the priors of all lesions."""
+    """Both images resampled once, around the priors of all lesions.
+
+    The grid lies on a fixed lattice, that of the presets' tokens: a lesion's answer does not
+    depend on which other lesions are tracked with it.
+    """
     move = registration.baseline_to_followup
     prior = move(np.array([lesion.center_mm for lesion in lesions]))
-    grid = Grid.covering(prior.min(0) - margin_mm, prior.max(0) + margin_mm, spacing_mm)
+    low = np.floor((prior.min(0) - margin_mm) / LATTICE_MM) * LATTICE_MM
+    grid = Grid.covering(low, prior.max(0) + margin_mm, spacing_mm)
     return AlignedPair(
         template=baseline.resample(grid, pull=move.inverse()),
         search=followup.resample(grid),
