@@ -168,7 +168,7 @@ def test_tiles_give_the_features_of_the_whole(monkeypatch: pytest.MonkeyPatch) -
     pair = align(baseline(), followup(), lesions, registration, 4.0, 60.0)
     whole = system.token_map(pair.search)
     done: list[float] = []
-    monkeypatch.setattr(tlt.systems.tlt, "TILE_VOXELS", 16 * pair.search.voxels[0].size)
+    monkeypatch.setattr(tlt.systems.tlt, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
     tiled = system.token_map(pair.search, done.append)
     assert len(done) > 3
     assert done[-1] == 1.0

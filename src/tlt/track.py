@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlt.confidence import Calibration, features_of, load_calibration, status_of
-from tlt.errors import ModelError, UsageError
+from tlt.errors import InputError, ModelError, UsageError
 from tlt.geometry import Triple
 from tlt.lesion import Lesion, Match, Status
 from tlt.registration.affine import register_affine
-from tlt.registration.result import Registration
+from tlt.registration.result import SIMILARITY_SAME_REGION, Registration
 from tlt.systems import TRACKERS
 from tlt.systems.base import Location, Progress, System, align
 from tlt.volume import Volume
@@ -76,11 +76,15 @@ class Tracker:
         progress: Progress | None = None,
         registration: Registration | None = None,
     ) -> PairResult:
-        """Matches, registration and time; a registration that is known already is not repeated."""
+        """Matches, registration and time; a registration that is known already is not repeated.
+
+        Raises:
+            InputError: the follow-up shows another part of the body, or another body.
+        """
         start = time.perf_counter()
         if progress is not None:
             progress("register", 0.0)
-        known = registration or register_affine(baseline, followup)
+        known = registration or _registered(baseline, followup)
         priors = known.baseline_to_followup(np.array([lesion.center_mm for lesion in lesions]))
         inside = np.flatnonzero(near_field_of_view(followup, priors, FOV_TOLERANCE_MM))
         seen = [lesions[int(i)] for i in inside]
@@ -110,6 +114,18 @@ class Tracker:
         confidence = self.calibration.probability(features)
         center = _triple(location.center_mm)
         return Match(lesion, status_of(confidence), center, confidence, prior)
+
+
+def _registered(baseline: Volume, followup: Volume) -> Registration:
+    """The affine prior of two scans that show the same part of a body."""
+    found = register_affine(baseline, followup)
+    if not found.same_region:
+        raise InputError(
+            f"the follow-up does not show the baseline's part of the body (similarity "
+            f"{found.similarity:.2f}, at least {SIMILARITY_SAME_REGION} is needed; overlap "
+            f"{100 * found.overlap:.0f} %); check that both are CTs of one patient and region"
+        )
+    return found
 
 
 def make_system(name: str, model: str | None, device: str, precision: str) -> System:

@@ -118,7 +118,8 @@ def _check_unique(path: Path, ids: list[str]) -> None:
 def _check(row: Row, id_: str, grid: Grid) -> None:
     lesion = f"{row.where}: lesion {id_}"
     if not np.isfinite(row.center_mm).all():
-        raise InputError(f"{lesion}: a coordinate is not a finite number; correct it")
+        given = ", ".join(f"{value:g}" for value in row.center_mm)
+        raise InputError(f"{lesion}: the centre ({given}) is not finite; give three numbers in mm")
     radius = row.radius_mm
     if radius is not None and not 0 < radius <= MAX_RADIUS_MM:
         raise InputError(
