@@ -104,9 +104,8 @@ def _without_frame(path: Path) -> None:
 def _other_body_part(path: Path) -> None:
     """Two legs where the baseline shows a chest."""
     grid = torso_grid()
-    z, y, x = np.moveaxis(
-        grid.index_to_mm(np.stack(np.mgrid[tuple(map(slice, grid.shape_zyx))], -1)), -1, 0
-    )[::-1]
+    index = np.stack(np.mgrid[tuple(map(slice, grid.shape_zyx))], -1)
+    x, y = np.moveaxis(grid.index_to_mm(index), -1, 0)[:2]
     hu = np.full(grid.shape_zyx, -1000.0)
     for side in (-85, 85):
         distance = np.hypot(x - side, y)
