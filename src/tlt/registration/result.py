@@ -13,9 +13,13 @@ from tlt.geometry import AffineTransform
 from tlt.registration.gauss_newton import sample
 from tlt.registration.pyramid import Level
 
-SIMILARITY_OK = 0.6
-SIMILARITY_SAME_REGION = 0.4
-OVERLAP_OK = 0.1
+# Measured on CTs of 14 patients. One patient, simulated follow-ups (n 97): similarity 0.88 at the
+# 5th percentile, never below 0.63, and below 0.75 only where the map was wrong. Another patient's
+# same region (n 42): median 0.67, at most 0.72. Chest against pelvis (n 24): at most 0.28.
+SIMILARITY_OK = 0.70
+SIMILARITY_SAME_REGION = 0.35
+OVERLAP_OK = 0.15
+OVERLAP_SAME_REGION = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Registration:
 
     @property
     def same_region(self) -> bool:
-        """False when the follow-up hardly shows the baseline's part of the body."""
-        return self.similarity >= SIMILARITY_SAME_REGION and self.overlap >= OVERLAP_OK
+        """False when the follow-up shows another part of the body, as chest against pelvis.
+
+        Another patient's chest is still the same region; that is for ``ok`` to doubt.
+        """
+        return self.similarity >= SIMILARITY_SAME_REGION and self.overlap >= OVERLAP_SAME_REGION
 
 
 def judge(
