@@ -37,9 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/tlt demo --output demo
 
+# One thread a test process: two processes with two threads each wait for each other on two cores.
 test: lint
 	@echo "tests"
-	@$(BIN)/python -m pytest -n 2 tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 	@echo "doctests"
 	@$(BIN)/python -m pytest --doctest-modules src/tlt
 
