@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -15,8 +15,14 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from tlt.geometry import Grid
 from tlt.volume import Volume
 
-# No deadline: the machine that runs the tests may be busy with a training.
-settings.register_profile("tlt", deadline=None, max_examples=40, database=None)
+# No deadline, nor a limit on drawing: the machine that runs the tests may be busy with a training.
+settings.register_profile(
+    "tlt",
+    deadline=None,
+    max_examples=40,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("tlt")
 
 # (centre in LPS mm, radius in mm, HU): a lung nodule, a node and a lesion in the soft tissue.

@@ -22,8 +22,7 @@ def register_mattes(fixed: Level, moving: Level) -> AffineTransform:
     start.SetTranslation(shift.tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.2, seed=1)
+    method.SetMetricSamplingStrategy(method.NONE)  # every voxel: samples are drawn anew each time
     method.SetMetricFixedMask(_mask(fixed))
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 60, 0.6)
@@ -31,11 +30,14 @@ def register_mattes(fixed: Level, moving: Level) -> AffineTransform:
     method.SetShrinkFactorsPerLevel([4, 2])
     method.SetSmoothingSigmasPerLevel([1, 0])
     method.SetInitialTransform(start, inPlace=True)
-    method.SetNumberOfThreads(1)  # the sums of several threads are not repeatable
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums of several are not repeatable
     try:
         method.Execute(_image(fixed), _image(moving))
     except RuntimeError:
         return AffineTransform(np.eye(3), shift)
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     matrix = np.array(start.GetMatrix()).reshape(3, 3)
     return AffineTransform.about(matrix, center, np.array(start.GetTranslation()))
 
