@@ -80,15 +80,18 @@ def align(
     spacing_mm: float,
     margin_mm: float,
 ) -> AlignedPair:
-    """Both images resampled once, around the priors of all lesions.
+    """Both images resampled once, around the priors of all lesions, as far as the follow-up shows.
 
     The grid lies on a fixed lattice, that of the presets' tokens: a lesion's answer does not
     depend on which other lesions are tracked with it.
     """
     move = registration.baseline_to_followup
     prior = move(np.array([lesion.center_mm for lesion in lesions]))
-    low = np.floor((prior.min(0) - margin_mm) / LATTICE_MM) * LATTICE_MM
-    grid = Grid.covering(low, prior.max(0) + margin_mm, spacing_mm)
+    seen_low, seen_high = followup.grid.bounds_mm()
+    low = np.maximum(prior.min(0) - margin_mm, np.minimum(seen_low, prior.min(0)) - EDGE_MM)
+    high = np.minimum(prior.max(0) + margin_mm, np.maximum(seen_high, prior.max(0)) + EDGE_MM)
+    low = np.floor(low / LATTICE_MM) * LATTICE_MM
+    grid = Grid.covering(low, high, spacing_mm)
     return AlignedPair(
         template=baseline.resample(grid, pull=move.inverse()),
         search=followup.resample(grid),
