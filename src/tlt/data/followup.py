@@ -22,6 +22,7 @@ from tlt.lesion import Lesion
 from tlt.volume import Volume
 
 EDGE_MM = 12.0
+LEAST_MM = 30.0  # of a follow-up along each axis, for there to be something to track
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,36 @@ def simulate_study(
 ) -> SimulatedStudy:
     """A study made from one CT; ``known`` are its real lesions, which are tracked too.
 
+    A motion that leaves too little of a thin CT in view is drawn again, each time a little milder.
+
     Raises:
-        InputError: the CT shows no body to place lesions in.
+        InputError: the CT shows no body to place lesions in, or is too thin to move.
     """
     ranges = ranges or StudyRange()
     anatomy = Anatomy(volume)
     if len(anatomy.body_mm) < 200:
         raise InputError(f"{volume.path or 'the CT'} shows no body to simulate from; give a CT")
+    for attempt in range(20):
+        study = _draw_study(volume, anatomy, rng, known, _milder(ranges, 0.9**attempt))
+        if study is not None:
+            return study
+    raise InputError(f"{volume.path or 'the CT'} is too thin to simulate from; give a longer one")
+
+
+def _milder(ranges: StudyRange, share: float) -> StudyRange:
+    """The ranges with rotation and displacement times ``share``."""
+    motion = ranges.motion.eased(share)
+    return replace(ranges, motion=replace(motion, rotation_deg=ranges.motion.rotation_deg * share))
+
+
+def _draw_study(
+    volume: Volume,
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+    known: Sequence[Lesion],
+    ranges: StudyRange,
+) -> SimulatedStudy | None:
+    """One study; None when its follow-up shows too little."""
     pair = draw_pair(rng, anatomy, ranges.motion, ranges.strength)
     painted = draw_lesions(rng, anatomy, ranges.painted, known)
     gone = rng.random(len(painted)) < ranges.vanish
@@ -115,6 +139,8 @@ def simulate_study(
         radius = float(np.exp(rng.uniform(np.log(4), np.log(15))))
         lesions.append(Lesion(f"S{i + 1}", place, round(radius, 2), "structure"))
     followup = render_followup(rng, anatomy, pair, ranges)
+    if followup is None:
+        return None
     lost = {f"P{i + 1}" for i in np.flatnonzero(gone)}
     truth = _truth(lesions, pair, followup, lost)
     baseline = paint_volume(volume, painted)
@@ -164,8 +190,8 @@ def draw_structures(
 
 def render_followup(
     rng: np.random.Generator, anatomy: Anatomy, pair: PairParameters, ranges: StudyRange
-) -> Volume:
-    """The second scan: its own grid, slices and length, whole planes only."""
+) -> Volume | None:
+    """The second scan: its own grid, slices and length, whole planes only; None if too few."""
     center = pair.motion.affine(anatomy.body_mm)
     low, high = center.min(0) - 5, center.max(0) + 5
     length = (high[2] - low[2]) * rng.uniform(*ranges.overlap)
@@ -178,8 +204,11 @@ def render_followup(
     scan = render(anatomy, grid, pair.motion, pair.followup, pair.followup_lesions)
     voxels = np.clip(np.rint(scan.voxels), -1024, 3071).astype(np.int16)
     runs = [_covered(seen) for seen in scan.seen_zyx]
+    planes = np.array([stop - start for start, stop in runs])
+    if (planes * np.array(grid.spacing_mm)[::-1]).min() < LEAST_MM:
+        return None
     cut = tuple(slice(start, stop) for start, stop in runs)
-    part = grid.cropped([start for start, _ in runs], [stop - start for start, stop in runs])
+    part = grid.cropped([start for start, _ in runs], planes)
     return Volume(np.ascontiguousarray(voxels[cut]), part)
 
 
@@ -225,7 +254,7 @@ def _inner_place(rng: np.random.Generator, anatomy: Anatomy) -> Points:
 
 
 def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
-    """First and last-plus-one of the longest run of covered planes; everything if there is none."""
+    """First and last-plus-one of the longest run of covered planes; an empty run if there is none."""
     best, start = (0, 0), None
     for index, value in enumerate([*seen.tolist(), False]):
         if value and start is None:
@@ -233,7 +262,7 @@ def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
         elif not value and start is not None:
             best = max(best, (start, index), key=lambda run: run[1] - run[0])
             start = None
-    return best if best[1] - best[0] >= 4 else (0, len(seen))
+    return best
 
 
 def _triple(point: Points) -> Triple:

@@ -63,10 +63,12 @@ class Anatomy:
         return sampled[0, 0] + AIR_HU
 
     def inside(self, points_mm: Tensor) -> Tensor:
-        """Whether points (..., 3) lie within the CT along each of its own axes: (..., 3)."""
+        """Whether points (..., 3) lie within the CT along its axes nearest x, y, z: (..., 3)."""
         to_index = torch.from_numpy(np.linalg.inv(self.grid.axes).T).float()
         index = (points_mm - torch.tensor(self.grid.origin_mm).float()) @ to_index
-        return (index >= -0.5) & (index <= torch.tensor(self.grid.size_xyz) - 0.5)
+        within = (index >= -0.5) & (index <= torch.tensor(self.grid.size_xyz) - 0.5)
+        nearest = np.abs(np.reshape(self.grid.direction, (3, 3))).argmax(1)
+        return within[..., torch.from_numpy(nearest)]
 
     def lung_share(self, points_mm: Points) -> NDArray[np.float64]:
         """Share of lung (N,) in [0, 1] in the neighbourhood of points (N, 3)."""

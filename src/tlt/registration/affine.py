@@ -21,7 +21,7 @@ from tlt.geometry import AffineTransform, Points
 from tlt.registration.gauss_newton import design_matrix, refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
-from tlt.registration.result import Registration, judge
+from tlt.registration.result import Registration, is_plausible, judge
 from tlt.volume import Volume
 
 Pyramid = list[Level]
@@ -50,10 +50,20 @@ def register_affine(baseline: Volume, followup: Volume) -> Registration:
             return Registration(centers, "none", 0.0, False, time.perf_counter() - start, 0.0)
         found = judge(fixed[1], moving[1], register_l1(fixed, moving), "l1-gauss-newton", start)
         if not found.ok:
-            second = register_mattes(fixed[0], moving[0])
-            other = judge(fixed[1], moving[1], second, "mattes-mi", start)
-            found = max(found, other, key=lambda each: (each.ok, each.similarity))
+            found = _second_opinion(found, fixed, moving, start)
         return replace(found, seconds=time.perf_counter() - start)
+
+
+def _second_opinion(
+    first: Registration, fixed: Pyramid, moving: Pyramid, start: float
+) -> Registration:
+    """The better of a doubtful result, Mattes MI and, if both are absurd, the bodies' centres."""
+    shift = moving[1].points_mm(moving[1].body).mean(0) - fixed[1].points_mm(fixed[1].body).mean(0)
+    second = register_mattes(fixed[0], moving[0])
+    others = (("mattes-mi", second), ("none", AffineTransform(np.eye(3), shift)))
+    judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
+    possible = [one for one in judged if is_plausible(one.baseline_to_followup.matrix)]
+    return max(possible, key=lambda one: (one.ok, one.method != "none", one.similarity))
 
 
 def register_l1(fixed: Pyramid, moving: Pyramid) -> AffineTransform:

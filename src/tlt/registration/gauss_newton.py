@@ -116,7 +116,9 @@ def sample(
     """Channels (C, D, H, W) at LPS points (K, N, 3): values (C, K, N), and which lie inside."""
     size = torch.tensor(level.grid.size_xyz)
     index = (points_mm - torch.tensor(level.grid.origin_mm)) / level.grid.spacing_mm[0]
-    inside = ((index >= -0.5) & (index <= size - 0.5)).all(-1)
+    # beyond the outer voxel centres the values only repeat, unless there is but a voxel or two
+    edge = torch.where(size > 2, 0.0, 0.5)
+    inside = ((index >= -edge) & (index <= size - 1 + edge)).all(-1)
     place = (2 * index + 1) / size - 1
     values = F.grid_sample(
         channels[None], place[None, :, :, None], padding_mode="border", align_corners=False

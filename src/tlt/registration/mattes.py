@@ -30,14 +30,11 @@ def register_mattes(fixed: Level, moving: Level) -> AffineTransform:
     method.SetShrinkFactorsPerLevel([4, 2])
     method.SetSmoothingSigmasPerLevel([1, 0])
     method.SetInitialTransform(start, inPlace=True)
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums of several are not repeatable
+    method.SetNumberOfWorkUnits(1)  # the sums of several threads are not repeatable
     try:
         method.Execute(_image(fixed), _image(moving))
     except RuntimeError:
         return AffineTransform(np.eye(3), shift)
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     matrix = np.array(start.GetMatrix()).reshape(3, 3)
     return AffineTransform.about(matrix, center, np.array(start.GetTranslation()))
 

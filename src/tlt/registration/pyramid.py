@@ -45,7 +45,7 @@ class Level:
 def pyramid(volume: Volume, finest_mm: float = 4.0, levels: int = 3) -> list[Level]:
     """Levels of the volume, finest first; each doubles the spacing of the one before."""
     grid = volume.grid.resampled(finest_mm)
-    fill = min(float(np.nanmin(volume.voxels)), HU_RANGE[0])
+    fill = min(HU_RANGE[0], float(np.fmin.reduce(volume.voxels, axis=None)))  # NaN loses
     voxels = np.nan_to_num(volume.resample(grid, fill=fill).voxels, nan=HU_RANGE[0])
     valid = torch.from_numpy(field_of_view(volume, grid, voxels))
     body = torch.from_numpy(body_mask(voxels, finest_mm)) & valid

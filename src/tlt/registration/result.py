@@ -57,7 +57,8 @@ def judge(
 ) -> Registration:
     """The registration with its figures; ``start`` is the `time.perf_counter` it began at."""
     similarity, overlap = compare(fixed, moving, transform)
-    ok = similarity >= SIMILARITY_OK and overlap >= OVERLAP_OK and is_plausible(transform.matrix)
+    enough = similarity >= SIMILARITY_OK and overlap >= OVERLAP_OK
+    ok = enough and method != "none" and is_plausible(transform.matrix)
     return Registration(transform, method, similarity, ok, time.perf_counter() - start, overlap)
 
 
