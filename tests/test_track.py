@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -147,7 +148,7 @@ def test_many_lesions_are_tracked_as_one_by_one(name: str) -> None:
     together = track(system).matches
     alone = [track(system, lesions=[lesion]).matches[0] for lesion in LESIONS]
     for one, other in zip(together, alone, strict=True):
-        assert one.center_mm == pytest.approx(other.center_mm, abs=1e-3)
+        assert one.center_mm == pytest.approx(other.center_mm, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["patch", "tlt"])
@@ -196,14 +197,18 @@ def test_a_lesion_is_seen_at_its_prior_in_both_aligned_images() -> None:
 
 def test_the_network_alone_and_with_the_last_step() -> None:
     model = LoadedModel(tiny_tlt().network, "tiny", "0" * 64, {})
-    rough, fine = track(TLTSystem(model, last_step=False)), track(TLTSystem(model))
+    rough, fine = track(TLTSystem(model, refine=False)), track(TLTSystem(model))
     for before, after in zip(rough.features, fine.features, strict=True):
         assert before is not None
         assert after is not None
-        assert set(after) - set(before) == {"correlation", "step_cm"}
-    steps = [f["step_cm"] * 10 for f in fine.features if f is not None]
-    before, after = ([m.center_mm for m in each.matches] for each in (rough, fine))
-    assert steps == pytest.approx(np.linalg.norm(np.subtract(before, after), axis=1), abs=1e-3)
+        assert set(after) - set(before) == {"correlation", "step_cm", "agreed_cm", "pulled_cm"}
+    for was, now, features in zip(rough.matches, fine.matches, fine.features, strict=True):
+        assert was.center_mm is not None
+        assert now.center_mm is not None
+        moved = math.dist(was.center_mm, now.center_mm)
+        step = features["step_cm"] if features["step_cm"] < 0.6 else 0.0
+        assert abs(features["pulled_cm"] - step) * 10 - 1e-3 <= moved
+        assert moved <= (features["pulled_cm"] + step) * 10 + 1e-3
 
 
 def test_what_cannot_be_made_is_refused() -> None:

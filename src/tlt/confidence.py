@@ -52,8 +52,9 @@ def features_of(pair: AlignedPair, index: int, location: Location) -> dict[str, 
     }
     if "spread_mm" in features:
         features["log_spread"] = math.log(1.0 + features.pop("spread_mm"))
-    if "step_mm" in features:
-        features["step_cm"] = features.pop("step_mm") / 10.0
+    for name in ("step", "agreed", "pulled"):
+        if f"{name}_mm" in features:
+            features[f"{name}_cm"] = features.pop(f"{name}_mm") / 10.0
     return features
 
 

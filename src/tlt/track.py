@@ -145,7 +145,7 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
 
     place = usable_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(place))
-    system = TLTSystem.load(model or "tlt-ct", place, bf16, last_step=name == "tlt")
+    system = TLTSystem.load(model or "tlt-ct", place, bf16, refine=name == "tlt")
     system.name = name
     return system
 

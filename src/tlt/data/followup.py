@@ -7,7 +7,7 @@ rescanned and with lesions that grew, shrank or vanished (`tlt simulate`, the be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from tlt.lesion import Lesion
 from tlt.volume import Volume
 
 EDGE_MM = 12.0
+# With it the affine prior errs by about 10 mm on average on ct/val, as it does on DLS.
+FOLLOWUP_MOTION = MotionRange(posture_mm=26.0, local_mm=6.0)
 LEAST_MM = 30.0  # of a follow-up along each axis, for there to be something to track
 
 
@@ -44,7 +46,7 @@ class StudyRange:
     vanish: float = 0.0
     plane_mm: tuple[float, float] = (0.7, 1.2)
     overlap: tuple[float, float] = (0.6, 1.0)
-    motion: MotionRange = field(default_factory=MotionRange)
+    motion: MotionRange = FOLLOWUP_MOTION
     strength: float = 1.0
 
 
@@ -254,7 +256,7 @@ def _inner_place(rng: np.random.Generator, anatomy: Anatomy) -> Points:
 
 
 def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
-    """First and last-plus-one of the longest run of covered planes; an empty run if there is none."""
+    """First and last-plus-one of the longest run of covered planes; empty if there is none."""
     best, start = (0, 0), None
     for index, value in enumerate([*seen.tolist(), False]):
         if value and start is None:

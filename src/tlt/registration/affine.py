@@ -3,7 +3,8 @@
 Source: TLT paper, RAAM, Eq. 2 (I_t baseline, I_s follow-up). The paper names no optimiser; here it
 is Gauss-Newton over a 16-8-4 mm pyramid. The scans may share as little as a third of their length,
 so all shifts along z are tried at 16 mm and the best few that differ are refined. What differs from
-Eq. 2: HU are clipped, with soft tissue stretched (`pyramid.tones`), and only the body counts.
+Eq. 2: HU are clipped, with soft tissue stretched (`pyramid.tones`), only the body counts, and a
+shift of all organs' HU (contrast medium) is taken out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ Pyramid = list[Level]
 # level (0 = 4 mm), iterations, candidates kept, apart by at least (mm), most points
 SCHEDULE = (
     (2, 0, 12, 0.0, 4_000),
-    (2, 8, 4, 8.0, 6_000),
-    (1, 8, 2, 4.0, 8_000),
-    (0, 6, 1, 0.0, 20_000),
+    (2, 10, 5, 8.0, 6_000),
+    (1, 12, 2, 4.0, 10_000),
+    (0, 10, 1, 0.0, 20_000),
 )
 
 

@@ -7,16 +7,19 @@ parameters theta (3, 4) maps a fixed point x to ``theta @ ((x - center) / 100 mm
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from tlt.geometry import AffineTransform, Points
-from tlt.registration.pyramid import Level
+from tlt.registration.pyramid import Level, tones
 
 UNIT_MM = 100.0  # a matrix entry is the motion (mm) at this distance from the centre
 RESIDUAL_FLOOR = 0.1  # 10 HU of soft tissue; below it L1 is rounded to least squares
 PRIOR = 0.03  # weight of "rotation and one scale", part of the mean curvature of the data term
 DAMPING = 1e-4
+ORGAN_TONES = tuple(float(t) for t in tones(np.array([-10.0, 150.0])))
+CONTRAST_MAX = 1.0  # 90 HU
 OVERLAP_COST = 0.25  # the mean residual counts (points / points inside) to this power dearer
 
 
@@ -56,12 +59,13 @@ def refine(
     design = design_matrix(points[::stride], center_mm)
     values = fixed.image[where][::stride]
     slopes = _slopes(fixed)[:, where][:, ::stride].mT  # (N, 3)
+    soft = (values > ORGAN_TONES[0]) & (values < ORGAN_TONES[1])
     channels = torch.cat([moving.image[None], _slopes(moving), moving.valid[None].float()])
     best, best_score = theta, torch.full((len(theta),), torch.inf)
     for step in range(iterations + 1):
         sampled, inside = sample(channels, moving, design @ theta.mT)  # (5, K, N), (K, N)
         inside &= sampled[4] > 0.99
-        residual = sampled[0] - values
+        residual = _without_contrast(sampled[0] - values, inside & soft)
         score = _score(residual, inside)
         better = score < best_score
         best = torch.where(better[:, None, None], theta, best)
@@ -72,6 +76,15 @@ def refine(
             slope = (sampled[1:4].permute(1, 2, 0) + slopes @ back) / 2  # (K, N, 3)
             theta = theta + _step(design, slope, residual, inside, theta)
     return best, best_score
+
+
+def _without_contrast(residual: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """Residuals (K, N) less their median in soft tissue: what contrast medium adds on average.
+
+    A shift of all organs would otherwise be most of the L1 norm and hide how they lie.
+    """
+    shift = torch.nanmedian(residual.masked_fill(~soft, torch.nan), 1, keepdim=True).values
+    return residual - soft * shift.nan_to_num().clamp(-CONTRAST_MAX, CONTRAST_MAX)
 
 
 def _score(residual: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

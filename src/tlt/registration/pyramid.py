@@ -72,14 +72,16 @@ def body_mask(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:
     if count == 0:
         return np.zeros(voxels.shape, bool)
     body = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    return np.stack([ndimage.binary_fill_holes(s) for s in body])
+    for k, slice_ in enumerate(body):
+        body[k] = ndimage.binary_fill_holes(slice_)
+    return body
 
 
 def field_of_view(volume: Volume, grid: Grid, voxels: NDArray) -> NDArray[np.bool_]:
     """What the scanner saw (D, H, W): no padding, no corners of an oblique grid, in the circle."""
     unseen = (voxels < PADDING_HU) | _outside_circle(voxels, grid.spacing_mm[0])
     if not volume.grid.is_axis_aligned:
-        index = np.stack(np.indices(grid.shape_zyx), -1)
+        index = np.moveaxis(np.indices(grid.shape_zyx), 0, -1)
         unseen |= ~volume.grid.contains(grid.index_to_mm(index))
     # the voxels beside are partly padding
     return ~ndimage.binary_dilation(unseen, np.ones((1, 3, 3))) if unseen.any() else ~unseen

@@ -27,13 +27,13 @@ TRACKERS = {
     for info in (
         SystemInfo(
             "tlt",
-            "cross-attention transformer on the affine prior, then local patch matching",
-            "Tang et al., MICCAI 2022; the last step is ours",
+            "cross-attention transformer on the affine prior, its neighbourhood, then patches",
+            "Tang et al., MICCAI 2022; the last two are ours",
             True,
         ),
         SystemInfo(
             "tlt-network",
-            "the same without the last step",
+            "the network of it alone",
             "Tang et al., MICCAI 2022",
             True,
         ),

@@ -41,7 +41,7 @@ class PatchStep:
 
 # The penalties were chosen on simulated pairs of the training CTs (docs/decisions/0004).
 WIDE = PatchStep(64.0, 32.0, 4.0, 40.0)
-FINE = PatchStep(40.0, 10.0, 2.0, 15.0)
+FINE = PatchStep(32.0, 10.0, 2.0, 15.0)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,15 @@ from torch import Tensor
 from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.consensus import NEAR_MM, REACH_MM, consensus, embedding_map
 from tlt.systems.patch import FINE, match_patch
 from tlt.volume import Volume
 
 LESIONS_AT_ONCE = 8
 TILE_VOXELS = 3_000_000
+LONGEST_STEP_MM = 6.0
+
+Embedded = tuple[TokenMap, TokenMap]
 
 
 class TLTSystem:
@@ -26,28 +30,36 @@ class TLTSystem:
     name = "tlt"
 
     def __init__(
-        self, model: LoadedModel, device: str = "cpu", bf16: bool = False, last_step: bool = True
+        self, model: LoadedModel, device: str = "cpu", bf16: bool = False, refine: bool = True
     ) -> None:
         self.model_name: str | None = model.name
         self.weights_sha256: str | None = model.sha256
         self.config = model.network.config
         self.spacing_mm = self.config.spacing_mm
+        reach_mm = max(self.config.search_reach_mm, NEAR_MM + REACH_MM if refine else 0.0)
         halo_mm = self.config.halo * self.config.spacing_mm
-        self.margin_mm = self.config.search_reach_mm + self.config.token_mm + halo_mm
+        self.margin_mm = reach_mm + self.config.token_mm + halo_mm
         self.network = inference_network(model.network, bf16).to(device)
-        self.device, self.bf16, self.last_step = device, bf16, last_step
+        self.device, self.bf16 = device, bf16
+        self.refine = refine  # consensus and last step: ours, not the paper's
 
     @staticmethod
-    def load(name: str, device: str, bf16: bool, last_step: bool = True) -> TLTSystem:
+    def load(name: str, device: str, bf16: bool, refine: bool = True) -> TLTSystem:
         """The system with shipped or given weights (`tlt.model.weights.load_weights`)."""
-        return TLTSystem(load_weights(name), device, bf16, last_step)
+        return TLTSystem(load_weights(name), device, bf16, refine)
 
     @torch.inference_mode()
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
-        """Network prediction, then the last step, for each lesion."""
+        """Network prediction, consensus and last step for each lesion."""
         report = progress or _silent
         search = self.token_map(pair.search, lambda done: report("follow-up features", done))
         template = self.token_map(pair.template, lambda done: report("baseline features", done))
+        embedded: Embedded | None = None
+        if self.refine and self.config.similarity:
+            embedded = (
+                embedding_map(self.network, template),
+                embedding_map(self.network, search),
+            )
         located: list[Location] = []
         count = len(pair.prior_mm)
         for start in range(0, count, LESIONS_AT_ONCE):
@@ -55,7 +67,10 @@ class TLTSystem:
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
             predicted = self.network(template, search, centers, radii)
             for index in range(len(centers)):
-                located.append(self._finish(pair, start + index, predicted, index))
+                location = self._location(predicted, index)
+                if self.refine:
+                    location = self._refined(pair, start + index, location, embedded)
+                located.append(location)
                 report("find lesions", len(located) / count)
         return located
 
@@ -85,18 +100,27 @@ class TLTSystem:
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
             return self.network.encode(image)[0].float()
 
-    def _finish(
-        self, pair: AlignedPair, lesion: int, predicted: Prediction, index: int
-    ) -> Location:
-        """The predicted centre after the last step, with its evidence."""
+    def _location(self, predicted: Prediction, index: int) -> Location:
+        """The network's own answer for a lesion."""
         center = predicted.center_mm[index].double().cpu().numpy()
-        evidence = self._evidence(predicted, index)
-        if self.last_step:
-            fine = match_patch(pair, pair.prior_mm[lesion], center, FINE)
-            evidence["correlation"] = fine.correlation
-            evidence["step_mm"] = float(np.linalg.norm(fine.center_mm - center))
-            center = fine.center_mm
-        return Location(center, evidence)
+        return Location(center, self._evidence(predicted, index))
+
+    def _refined(
+        self, pair: AlignedPair, lesion: int, location: Location, embedded: Embedded | None
+    ) -> Location:
+        """The answer after consensus (where the network has an embedding) and the last step."""
+        center, evidence = location.center_mm, dict(location.evidence)
+        if embedded is not None:
+            prior = self._tensor(pair.prior_mm[lesion])
+            agreed = consensus(*embedded, prior_mm=prior, predicted_mm=self._tensor(center))
+            evidence["agreed_mm"] = agreed.spread_mm
+            evidence["pulled_mm"] = float(np.linalg.norm(agreed.center_mm.cpu() - center))
+            center = agreed.center_mm.double().cpu().numpy()
+        fine = match_patch(pair, pair.prior_mm[lesion], center, FINE)
+        step_mm = float(np.linalg.norm(fine.center_mm - center))
+        evidence |= {"correlation": fine.correlation, "step_mm": step_mm}
+        # A longer step contradicts the network and its neighbourhood; it is more often wrong.
+        return Location(fine.center_mm if step_mm < LONGEST_STEP_MM else center, evidence)
 
     @staticmethod
     def _evidence(predicted: Prediction, index: int) -> dict[str, float]:
