@@ -19,7 +19,7 @@ from tlt.registration.affine import register_affine
 from tlt.registration.gauss_newton import refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import body_mask, field_of_view, pyramid
-from tlt.registration.result import is_plausible
+from tlt.registration.result import PRONE, is_plausible
 from tlt.volume import AIR_HU, Volume
 
 SPACING_MM = 4.0
@@ -203,7 +203,7 @@ def test_falls_back_to_mutual_information(monkeypatch) -> None:
     true = motion(4, 1.0, (15, -10, 200), seed=10)
     followup = moved(true, (-190, 190))
     wrong = motion(80, 1.0, (0, 0, 0))
-    monkeypatch.setattr(affine, "register_l1", lambda fixed, moving: wrong)
+    monkeypatch.setattr(affine, "register_l1", lambda fixed, moving, turn=None: wrong)
     found, again = (register_affine(torso(), followup) for _ in range(2))
     assert found.method == "mattes-mi"
     assert found.ok
@@ -245,6 +245,15 @@ def test_without_a_body_the_grid_centres_meet() -> None:
     assert found.baseline_to_followup(air.grid.center_mm) == pytest.approx(torso().grid.center_mm)
 
 
+def test_a_patient_who_was_turned_over() -> None:
+    tilted = motion(7, 1.0, (10, 30, -60), seed=12)
+    true = AffineTransform.about(PRONE, CENTER_MM, (0, 0, 0)).after(tilted)
+    followup = moved(true)
+    found = register_affine(torso(), followup)
+    assert found.ok
+    assert error_mm(found.baseline_to_followup, true, torso(), followup) < 1.0
+
+
 def test_a_thin_slab_finds_its_place() -> None:
     true = motion(5, 1.0, (10, 10, -80), seed=11)
     slab = moved(true, (20, 46))
@@ -254,6 +263,7 @@ def test_a_thin_slab_finds_its_place() -> None:
 
 def test_plausible_motions() -> None:
     assert is_plausible(motion(25, 1.1, (0, 0, 0)).matrix)
+    assert is_plausible(PRONE @ motion(25, 1.0, (0, 0, 0)).matrix)
     assert not is_plausible(motion(35, 1.0, (0, 0, 0)).matrix)
     assert not is_plausible(np.eye(3) * 1.3)
     assert not is_plausible(np.diag([1.0, 1.0, -1.0]))

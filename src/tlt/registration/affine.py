@@ -22,11 +22,12 @@ from tlt.geometry import AffineTransform, Points
 from tlt.registration.gauss_newton import design_matrix, refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
-from tlt.registration.result import Registration, is_plausible, judge
+from tlt.registration.result import PRONE, Registration, is_plausible, judge
 from tlt.volume import Volume
 
 Pyramid = list[Level]
 
+SUPINE = np.eye(3)
 # level (0 = 4 mm), iterations, candidates kept, apart by at least (mm), most points
 SCHEDULE = (
     (2, 0, 12, 0.0, 4_000),
@@ -58,19 +59,30 @@ def register_affine(baseline: Volume, followup: Volume) -> Registration:
 def _second_opinion(
     first: Registration, fixed: Pyramid, moving: Pyramid, start: float
 ) -> Registration:
-    """The better of a doubtful result, Mattes MI and, if both are absurd, the bodies' centres."""
+    """The best of a doubtful result, a patient turned over, and Mattes MI.
+
+    Where all are absurd, the bodies' centres are aligned.
+    """
     shift = moving[1].points_mm(moving[1].body).mean(0) - fixed[1].points_mm(fixed[1].body).mean(0)
-    second = register_mattes(fixed[0], moving[0])
-    others = (("mattes-mi", second), ("none", AffineTransform(np.eye(3), shift)))
+    others = (
+        ("l1-gauss-newton", register_l1(fixed, moving, PRONE)),
+        ("mattes-mi", register_mattes(fixed[0], moving[0])),
+        ("none", AffineTransform(np.eye(3), shift)),
+    )
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
     possible = [one for one in judged if is_plausible(one.baseline_to_followup.matrix)]
     return max(possible, key=lambda one: (one.ok, one.method != "none", one.similarity))
 
 
-def register_l1(fixed: Pyramid, moving: Pyramid) -> AffineTransform:
-    """The affine of least L1 difference among all starts along z, refined from coarse to fine."""
+def register_l1(
+    fixed: Pyramid, moving: Pyramid, turn: NDArray[np.float64] = SUPINE
+) -> AffineTransform:
+    """The affine of least L1 difference among all starts along z, refined from coarse to fine.
+
+    ``turn`` is the rotation (3, 3) that every start has.
+    """
     center = fixed[1].points_mm(fixed[1].body).mean(0)
-    starts = [AffineTransform(np.eye(3), shift) for shift in _shifts_mm(fixed[2], moving[2])]
+    starts = _starts(fixed[2], moving[2], turn)
     theta = torch.stack([to_theta(start, center) for start in starts])
     for level, iterations, keep, apart_mm, points in SCHEDULE:
         theta, score = refine(fixed[level], moving[level], theta, center, iterations, points)
@@ -90,23 +102,25 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _shifts_mm(fixed: Level, moving: Level, step_mm: float = 16.0) -> NDArray[np.float64]:
-    """Shifts (K, 3): along z all with some overlap, in plane the centres of what overlaps."""
+def _starts(
+    fixed: Level, moving: Level, turn: NDArray[np.float64], step_mm: float = 16.0
+) -> list[AffineTransform]:
+    """Turns with all shifts along z that overlap; in plane the centres of what overlaps meet."""
     ours, theirs = fixed.points_mm(fixed.body), moving.points_mm(moving.body)
     low, high = ours[:, 2].min(), ours[:, 2].max()
     their_low, their_high = theirs[:, 2].min(), theirs[:, 2].max()
     least = min(48.0, 0.5 * min(high - low, their_high - their_low))
     steps = int(max(0.0, (high - low + their_high - their_low) / 2 - least) / step_mm)
     middle = (their_low + their_high - low - high) / 2
-    shifts = []
+    starts = []
     for z in middle + step_mm * np.arange(-steps, steps + 1):
         first, last = max(low + z, their_low) - 8.0, min(high + z, their_high) + 8.0
         a = ours[(ours[:, 2] + z >= first) & (ours[:, 2] + z <= last)]
         b = theirs[(theirs[:, 2] >= first) & (theirs[:, 2] <= last)]
         if len(a) and len(b):
             x, y, _ = b.mean(0) - a.mean(0)
-            shifts.append((x, y, z))
-    return np.array(shifts or [theirs.mean(0) - ours.mean(0)])
+            starts.append(AffineTransform.about(turn, a.mean(0), (x, y, z)))
+    return starts or [AffineTransform.about(turn, ours.mean(0), theirs.mean(0) - ours.mean(0))]
 
 
 def _distinct(
