@@ -22,7 +22,7 @@ from tlt.geometry import AffineTransform, Points
 from tlt.registration.gauss_newton import design_matrix, refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
-from tlt.registration.result import PRONE, Registration, is_plausible, judge
+from tlt.registration.result import PRONE, SIMILARITY_SURE, Registration, is_plausible, judge
 from tlt.volume import Volume
 
 Pyramid = list[Level]
@@ -51,7 +51,7 @@ def register_affine(baseline: Volume, followup: Volume) -> Registration:
             centers = AffineTransform(np.eye(3), shift)
             return Registration(centers, "none", 0.0, False, time.perf_counter() - start, 0.0)
         found = judge(fixed[1], moving[1], register_l1(fixed, moving), "l1-gauss-newton", start)
-        if not found.ok:
+        if not found.ok or found.similarity < SIMILARITY_SURE:
             found = _second_opinion(found, fixed, moving, start)
         return replace(found, seconds=time.perf_counter() - start)
 
