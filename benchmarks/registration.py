@@ -64,7 +64,7 @@ def simulate(volume: Volume, rng: np.random.Generator, hard: Hardship | None = N
     bare = Volume(inside_out.astype(np.float32), source.grid)
     followup = _render(bare, affine, warp, theirs, body_mm, rng)
     followup = _other_scanner(followup, hard, rng)
-    first, last = (int(round(v)) for v in (np.array(ours) - source.grid.origin_mm[2]) / 3.0)
+    first, last = (round(float(v)) for v in (np.array(ours) - source.grid.origin_mm[2]) / 3.0)
     crop = source.grid.cropped((first, 0, 0), (last - first + 1, *source.grid.shape_zyx[1:]))
     baseline = Volume(source.voxels[first : last + 1], crop)
 
@@ -106,7 +106,7 @@ def _random_affine(center_mm: NDArray, hard: Hardship, rng: np.random.Generator)
 def _random_warp(
     grid: Grid, largest_mm: float, rng: np.random.Generator
 ) -> Callable[[NDArray], NDArray]:
-    """A smooth field (cubic B-spline, 80 mm between nodes): displacement (N, 3) at points (N, 3)."""
+    """A smooth field (cubic B-spline, nodes 80 mm apart): displacement (N, 3) at points (N, 3)."""
     low, high = grid.bounds_mm()
     nodes = Grid.covering(low - 160, high + 160, 80.0)
     coefficients = rng.normal(size=(3, *nodes.shape_zyx))
