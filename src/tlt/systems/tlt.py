@@ -114,8 +114,9 @@ class TLTSystem:
             prior = self._tensor(pair.prior_mm[lesion])
             agreed = consensus(*embedded, prior_mm=prior, predicted_mm=self._tensor(center))
             evidence["agreed_mm"] = agreed.spread_mm
-            evidence["pulled_mm"] = float(np.linalg.norm(agreed.center_mm.cpu() - center))
-            center = agreed.center_mm.double().cpu().numpy()
+            held = agreed.center_mm.double().cpu().numpy()
+            evidence["pulled_mm"] = float(np.linalg.norm(held - center))
+            center = held
         fine = match_patch(pair, pair.prior_mm[lesion], center, FINE)
         step_mm = float(np.linalg.norm(fine.center_mm - center))
         evidence |= {"correlation": fine.correlation, "step_mm": step_mm}
