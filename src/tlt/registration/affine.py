@@ -70,8 +70,12 @@ def _second_opinion(
         ("none", AffineTransform(np.eye(3), shift)),
     )
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
-    possible = [one for one in judged if is_plausible(one.baseline_to_followup.matrix)]
-    return max(possible, key=lambda one: (one.ok, one.method != "none", one.similarity))
+
+    def merit(one: Registration) -> tuple[bool, bool, bool, bool, float]:
+        plausible = is_plausible(one.baseline_to_followup.matrix)
+        return one.ok, one.same_region, plausible, one.method != "none", one.similarity
+
+    return max(judged, key=merit)
 
 
 def register_l1(

@@ -29,8 +29,8 @@ class AlignedPair:
     """Both images on one axis-aligned grid of the follow-up's frame, and the lesions' priors.
 
     Attributes:
-        template: the baseline, carried there by the affine registration.
-        search: the follow-up.
+        template: the baseline, carried there by the affine registration; NaN outside its view.
+        search: the follow-up; NaN outside its view.
         prior_mm: (Q, 3) where registration puts each lesion; its place in ``template``.
         radius_mm: (Q,) radii after the affine.
         registration: the affine itself, with its similarity.
@@ -93,8 +93,8 @@ def align(
     low = np.floor(low / LATTICE_MM) * LATTICE_MM
     grid = Grid.covering(low, high, spacing_mm)
     return AlignedPair(
-        template=baseline.resample(grid, pull=move.inverse()),
-        search=followup.resample(grid),
+        template=baseline.resample(grid, pull=move.inverse(), fill=np.nan),
+        search=followup.resample(grid, fill=np.nan),
         prior_mm=prior,
         radius_mm=np.array([lesion.radius_mm for lesion in lesions]) * move.scale,
         registration=registration,

@@ -20,6 +20,7 @@ from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.volume import Volume
 
 LOW_HU, HIGH_HU = -1000.0, 400.0
+LEAST_SEEN = 0.3
 
 
 @dataclass(frozen=True)
@@ -111,23 +112,34 @@ def match_patch(
 def correlate(patch: Tensor, window: Tensor, weight: Tensor) -> Tensor:
     """Weighted normalised cross-correlation of a patch (k, k, k) at every place of a window.
 
-    Returns (n, n, n) in [-1, 1], n = window side - k + 1; flat places give 0.
+    Returns (n, n, n) in [-1, 1], n = window side - k + 1. NaN marks what a scanner did not see: it
+    takes no part, or the edge of the view would be matched. Flat places give 0, and so do those
+    where less than `LEAST_SEEN` of the weight is seen in both.
     """
     weight = weight / weight.sum()
-    centered = weight * (patch - (weight * patch).sum())
-    kernels = torch.stack([centered, weight])[:, None]
-    values = torch.stack([window, window.square()])[:, None]
-    response = F.conv3d(values, kernels)  # image or its square; covariance or weighted mean
-    covariance, mean, mean_square = response[0, 0], response[0, 1], response[1, 1]
-    spread = (mean_square - mean.square()).clamp(min=0).sqrt()
-    own = (centered * patch).sum().clamp(min=0).sqrt()
-    return covariance / (own * spread).clamp(min=1e-4)
+    own = torch.where(patch.isnan(), 0.0, weight)
+    patch = patch.nan_to_num(0.0)
+    patch = patch - (own * patch).sum() / own.sum().clamp(min=1e-6)
+    seen, values = (~window.isnan()).float(), window.nan_to_num(0.0)
+    sums = F.conv3d(
+        torch.stack([seen, values, values.square()])[:, None],
+        torch.stack([own, own * patch, own * patch.square()])[:, None],
+    )  # of 1, image, image squared (first) times 1, patch, patch squared (second)
+    common = sums[0, 0].clamp(min=1e-6)
+    patch_mean, image_mean = sums[0, 1] / common, sums[1, 0] / common
+    patch_spread = (sums[0, 2] / common - patch_mean.square()).clamp(min=0)
+    image_spread = (sums[2, 0] / common - image_mean.square()).clamp(min=0)
+    covariance = sums[1, 1] / common - patch_mean * image_mean
+    correlation = covariance / (patch_spread * image_spread).sqrt().clamp(min=1e-5)
+    return torch.where(common >= LEAST_SEEN, correlation.clamp(-1, 1), 0.0)
 
 
 def _cube(volume: Volume, center_mm: ArrayLike, half: int, step_mm: float) -> Tensor:
     """Intensities in [0, 1] of a cube of 2 * half + 1 voxels exactly centred on a point."""
     side = 2 * half + 1
-    cube = volume.resample(Grid.around(center_mm, (side, side, side), step_mm)).voxels
+    grid = Grid.around(center_mm, (side, side, side), step_mm)
+    points = grid.index_to_mm(np.moveaxis(np.indices(grid.shape_zyx), 0, -1))
+    cube = volume.sample(points, fill=np.nan).astype(np.float32)
     return torch.from_numpy((np.clip(cube, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU))
 
 

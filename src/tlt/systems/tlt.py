@@ -6,6 +6,8 @@ only as far as lesions and receptive field reach; each further lesion costs the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.consensus import NEAR_MM, REACH_MM, consensus, embedding_map
 from tlt.systems.patch import FINE, match_patch
-from tlt.volume import Volume
+from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
 TILE_VOXELS = 3_000_000
@@ -53,7 +55,10 @@ class TLTSystem:
         """Network prediction, consensus and last step for each lesion."""
         report = progress or _silent
         search = self.token_map(pair.search, lambda done: report("follow-up features", done))
-        template = self.token_map(pair.template, lambda done: report("baseline features", done))
+        template = self.token_map(
+            seen_through(pair.template, pair.search),
+            lambda done: report("baseline features", done),
+        )
         embedded: Embedded | None = None
         if self.refine and self.config.similarity:
             embedded = (
@@ -83,9 +88,8 @@ class TLTSystem:
         tiles = []
         for start in range(0, depth, thick):
             low, high = max(0, start - halo), min(depth, start + thick + halo)
-            image = torch.from_numpy(volume.voxels[low:high])[None, None].to(self.device)
-            if self.bf16:
-                image = image.to(torch.float32)
+            part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
+            image = torch.from_numpy(part)[None, None].to(self.device)
             features = self._encode(image)
             first = (start - low) // step
             tiles.append(features[:, first : first + -(-min(thick, depth - start) // step)])
@@ -134,6 +138,15 @@ class TLTSystem:
 
     def _tensor(self, values) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def seen_through(template: Volume, search: Volume) -> Volume:
+    """The template without what the follow-up's field of view leaves out.
+
+    The edge of the view then lies at one place in both, and says nothing of a displacement.
+    """
+    unseen = np.isnan(search.voxels)
+    return replace(template, voxels=np.where(unseen, np.float32(AIR_HU), template.voxels))
 
 
 def _silent(stage: str, fraction: float) -> None:
