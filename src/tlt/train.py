@@ -325,7 +325,7 @@ def write_row(path: Path, row: dict[str, float]) -> None:
     columns += ["val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm"]
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
