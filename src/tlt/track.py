@@ -108,11 +108,13 @@ class Tracker:
         followup: Volume,
         found: tuple[Location, dict[str, float]] | None,
     ) -> Match:
-        if found is None or not followup.grid.contains(found[0].center_mm):
+        if found is None or not near_field_of_view(
+            followup, found[0].center_mm[None], FOV_TOLERANCE_MM
+        ):
             return Match(lesion, Status.OUTSIDE_FOV, None, 0.0, prior)
         location, features = found
         confidence = self.calibration.probability(features)
-        center = _triple(location.center_mm)
+        center = _triple(into_field_of_view(followup, location.center_mm))
         return Match(lesion, status_of(confidence), center, confidence, prior)
 
 
@@ -182,6 +184,13 @@ def near_field_of_view(volume: Volume, points_mm: np.ndarray, tolerance_mm: floa
     slack = 0.5 + tolerance_mm / np.array(volume.grid.spacing_mm)[::-1]
     last = np.array(volume.grid.shape_zyx) - 1
     return np.all((index >= -slack) & (index <= last + slack), axis=-1)
+
+
+def into_field_of_view(volume: Volume, point_mm: np.ndarray) -> np.ndarray:
+    """The point (3,), moved to the volume's border if it lies outside."""
+    index = volume.grid.mm_to_index(point_mm)
+    last = np.array(volume.grid.shape_zyx) - 1
+    return volume.grid.index_to_mm(np.clip(index, -0.5, last + 0.5))
 
 
 def _triple(point: np.ndarray) -> Triple:
