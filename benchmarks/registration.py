@@ -1,7 +1,6 @@
 """Affine registration on 20 hard simulated pairs of real CT: error against the best affine, time.
 
-Run ``python tests/bench_registration.py ../shared/ct``; pytest does not collect this module, but
-``test_registration.py`` takes its simulator. A follow-up is the baseline pulled through an affine
+Run ``python benchmarks/registration.py ../shared/ct``. A follow-up is the baseline pulled through an affine
 and a smooth field, shown through another field of view, with other HU, noise and couch. The truth
 is exact: the field's inverse comes by fixed-point iteration.
 """
