@@ -1,8 +1,8 @@
 """Affine registration on 20 hard simulated pairs of real CT: error against the best affine, time.
 
 Run ``python benchmarks/registration.py ../shared/ct``. A follow-up is the baseline pulled through
-an affine and a smooth field, shown through another field of view, with other HU, noise and couch. The truth
-is exact: the field's inverse comes by fixed-point iteration.
+an affine and a smooth field, shown through another field of view, with other HU, noise and couch.
+The truth is exact: the field's inverse comes by fixed-point iteration.
 """
 
 from __future__ import annotations
