@@ -188,6 +188,8 @@ def near_field_of_view(volume: Volume, points_mm: np.ndarray, tolerance_mm: floa
 
 def into_field_of_view(volume: Volume, point_mm: np.ndarray) -> np.ndarray:
     """The point (3,), moved to the volume's border if it lies outside."""
+    if volume.grid.contains(point_mm):
+        return point_mm
     index = volume.grid.mm_to_index(point_mm)
     last = np.array(volume.grid.shape_zyx) - 1
     return volume.grid.index_to_mm(np.clip(index, -0.5, last + 0.5))
