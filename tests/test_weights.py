@@ -116,8 +116,5 @@ def test_a_name_that_is_neither_file_nor_shipped(tmp_path: Path) -> None:
 
 
 def test_a_shipped_name_is_looked_up_in_the_package() -> None:
-    try:
-        path = weights_path("tlt-ct")
-    except ModelError:
-        pytest.skip("the shipped weights are not there yet")
+    path = weights_path("tlt-ct")
     assert path.parts[-3:] == ("tlt", "weights", "tlt-ct.safetensors")

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tlt.data.followup import SimulatedStudy, StudyRange, simulate_study
-from tlt.errors import InputError
-from tlt.io.images import load_volume
+from tlt.io.images import ct_files, load_volume
 from tlt.lesion import Lesion
 from tlt.metrics import LesionRow
 from tlt.registration.affine import register_affine
@@ -57,10 +56,7 @@ def simulated_cases(
 
 def read_cts(folder: Path) -> list[tuple[str, Volume]]:
     """(patient, volume) of every CT of a folder, the largest first; label files are left out."""
-    files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
-    if not files:
-        raise InputError(f"{folder}: no *.nii.gz CT in it; give a folder that has some")
-    volumes = [(path.name.removesuffix(".nii.gz"), load_volume(path)) for path in files]
+    volumes = [(path.name.removesuffix(".nii.gz"), load_volume(path)) for path in ct_files(folder)]
     return sorted(volumes, key=lambda item: -float(np.prod(item[1].grid.extent_mm)))
 
 

@@ -28,11 +28,9 @@ from tlt.model import losses
 from tlt.model.network import TLT, TokenMap
 from tlt.model.presets import PRESETS
 from tlt.model.weights import save_weights
-from tlt.volume import Volume
 
 log = logging.getLogger(__name__)
 
-CONTRAST_SCALE = 16.0
 SOFT_TARGET_MM = 6.0
 
 
@@ -132,15 +130,9 @@ class SimulatedPairs(Dataset):
 
 def read_anatomies(folder: Path) -> list[Anatomy]:
     """The CTs of a folder, label files aside, ready to simulate from."""
-    from tlt.io.images import load_volume
+    from tlt.io.images import ct_files, load_volume
 
-    files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
-    volumes: list[Volume] = [load_volume(str(path)) for path in files]
-    if not volumes:
-        raise InputError(
-            f"{folder}: no *.nii.gz CT in it to train from; give a folder that has some"
-        )
-    return [Anatomy(volume) for volume in volumes]
+    return [Anatomy(load_volume(path)) for path in ct_files(folder)]
 
 
 def predict(network: TLT, pair: TrainingPair, bf16: bool):
@@ -173,7 +165,7 @@ def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[st
             everywhere = network.embedding(search.tokens())
         everywhere_mm = search.positions_mm()[None]
         goal = losses.soft_targets(everywhere_mm, pair.anchors_truth_mm, SOFT_TARGET_MM)
-        scores = CONTRAST_SCALE * anchors @ everywhere.mT
+        scores = losses.CONTRAST_SCALE * anchors @ everywhere.mT
         terms["contrast"] = losses.token_cross_entropy(scores, goal)
     return terms
 

@@ -58,6 +58,17 @@ def _load(source: Path, series_uid: str | None) -> Volume:
     return Volume(voxels, volume.grid, str(source), volume.series_uid, volume.date)
 
 
+def ct_files(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder by name, without those that end in ``_label.nii.gz``.
+
+    Raises InputError when there is none.
+    """
+    files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
+    if not files:
+        raise InputError(f"{folder}: no *.nii.gz CT in it; give a folder that has some")
+    return files
+
+
 def read_image(path: str | os.PathLike[str]) -> sitk.Image:
     """The 3-D, one-channel image of a NIfTI, NRRD or MHA/MHD file, of whatever modality.
 

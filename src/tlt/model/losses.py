@@ -8,6 +8,8 @@ from torch import Tensor
 
 from tlt.model.sparse_selection import gaussian
 
+CONTRAST_SCALE = 16.0  # inverse temperature of the embedding's similarities, training and after
+
 
 def gaussian_labels(positions_mm: Tensor, centers_mm: Tensor, radius_mm: Tensor) -> Tensor:
     """Y (Q, N): the Gaussian of Eq. 1 at the tokens (Q, N, 3), min-max normalised a lesion."""

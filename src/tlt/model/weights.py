@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tlt.errors import ModelError
+from tlt.model.backbone import fold_batch_norms
 from tlt.model.network import TLT
 from tlt.model.presets import ModelConfig
 
@@ -109,8 +110,6 @@ def _first_line(error: Exception) -> str:
 
 def inference_network(network: TLT, bf16: bool) -> TLT:
     """The network as it runs: batch norms folded, channels last, bf16 where asked."""
-    from tlt.model.backbone import fold_batch_norms
-
     fold_batch_norms(network.eval())
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if bf16:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tlt.model.losses import CONTRAST_SCALE
 from tlt.model.network import TLT, TokenMap
 
 NEAR_MM = 28.0  # tokens within this distance of the lesion take part
@@ -19,7 +20,6 @@ REACH_MM = 32.0  # how far from their prior they are looked for
 WEIGHT_MM = 16.0  # sigma of their weight over the distance from the lesion
 OUTLIER_MM = 4.0  # deviation at which a displacement counts half
 OWN_SHARE = 0.1  # weight of the lesion's own prediction, as a share of all others
-CONTRAST_SCALE = 16.0  # inverse temperature that the embedding was trained with
 
 
 class Consensus(NamedTuple):
