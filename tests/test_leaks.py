@@ -62,7 +62,7 @@ def mean_errors_mm(every: list[TrainingPair]) -> tuple[float, float]:
     prior, found = [], []
     with torch.no_grad():
         for pair in every:
-            center = predict(network, pair, bf16=False)[2].center_mm
+            center = predict(network, pair, bf16=False)[0].center_mm
             prior.append((pair.centers_mm - pair.truth_mm).norm(dim=1))
             found.append((center - pair.truth_mm).norm(dim=1))
     return float(torch.cat(prior).mean()), float(torch.cat(found).mean())

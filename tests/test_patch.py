@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -75,13 +76,21 @@ def test_of_two_equal_places_the_nearer_is_taken() -> None:
     assert wide.correlation - wide.runner_up < 0.1  # and it knows that there is another
 
 
-def test_a_prior_over_places_outweighs_a_small_gain_in_correlation() -> None:
-    pair = shifted_pair((6.0, 0.0, 0.0))
-    side = 2 * int(FINE.reach_mm / FINE.step_mm) + 1
-    log_prior = np.zeros((side, side, side), np.float32)
-    assert match_patch(pair, PLACES[0], PLACES[0], FINE, log_prior).center_mm[0] > 5.5
-    log_prior[..., side // 2 + 1 :] = -5.0  # nothing lies at larger x
-    assert match_patch(pair, PLACES[0], PLACES[0], FINE, log_prior).center_mm[0] < 1.5
+def test_a_patch_is_seen_through_the_stretch_of_the_tissue() -> None:
+    turn, wide = np.deg2rad(20.0), 1.2
+    stretch = wide * np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
+    template = texture(torso_grid((84, 84, 84), (2.0, 2.0, 2.0)))
+    points = template.grid.index_to_mm(np.stack(np.indices(template.grid.shape_zyx), -1))
+    moved = template.sample((points - (4.0, 2.0, -6.0)) @ np.linalg.inv(stretch).T, 40.0)
+    search = Volume(moved.astype(np.float32), template.grid)
+    pair = AlignedPair(template, search, PLACES, np.full(2, 8.0), IDENTITY)
+    free = replace(FINE, penalty_mm=np.inf)
+    seen = match_patch(pair, PLACES[0], PLACES[0], free, stretch)
+    assert np.linalg.norm(seen.center_mm - (4.0, 2.0, -6.0)) < 0.3
+    assert seen.correlation > match_patch(pair, PLACES[0], PLACES[0], free).correlation + 0.1
+    assert seen.correlation > 0.95
 
 
 def obvious_correlation(patch: np.ndarray, window: np.ndarray, weight: np.ndarray) -> np.ndarray:

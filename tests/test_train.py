@@ -236,7 +236,7 @@ def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig)
     scores = validate(network, drawn, bf16=False)
     prior = torch.cat([(p.centers_mm - p.truth_mm).norm(dim=1) for p in drawn])
     found = torch.cat(
-        [(predict(network, p, False)[2].center_mm - p.truth_mm).norm(dim=1) for p in drawn]
+        [(predict(network, p, False)[0].center_mm - p.truth_mm).norm(dim=1) for p in drawn]
     )
     assert scores["val_prior_mm"] == pytest.approx(float(prior.mean()))
     assert scores["val_mm"] == pytest.approx(float(found.mean()))
@@ -245,6 +245,6 @@ def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig)
 
 def test_terms_of_the_paper_alone_where_similarity_is_off(config: TrainConfig) -> None:
     pair = validation_set(config, SMALL_PAIRS(queries=4))[0]
-    paper = loss_terms(TLT(replace(TINY, similarity=False)), pair, config)
+    paper = loss_terms(TLT(replace(TINY, similarity=False, fine_embedding=0)), pair, config)
     assert set(paper) == {"center", "focal", "token"}
-    assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast"}
+    assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast", "fine"}

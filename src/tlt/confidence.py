@@ -52,10 +52,8 @@ def features_of(pair: AlignedPair, index: int, location: Location) -> dict[str, 
     }
     if "spread_mm" in features:
         features["log_spread"] = math.log(1.0 + features.pop("spread_mm"))
-    for name in ("step", "agreed", "pulled"):
-        if f"{name}_mm" in features:
-            features[f"{name}_cm"] = features.pop(f"{name}_mm") / 10.0
-    return features
+    lengths = [name for name in features if name.endswith("_mm")]
+    return features | {n.removesuffix("_mm") + "_cm": features.pop(n) / 10.0 for n in lengths}
 
 
 def status_of(confidence: float) -> Status:

@@ -23,6 +23,9 @@ class LesionRow:
         prior_mm: where registration alone put it.
         confidence: what the tracker gave.
         seconds: wall time of the pair, shared among its lesions.
+        slice_mm: slice distance of the follow-up; NaN where unknown.
+        box_mm: lower and upper corner of the lesion's box in the follow-up; None where unknown,
+            and then the cube of its radius stands for it.
     """
 
     pair: str
@@ -35,6 +38,8 @@ class LesionRow:
     prior_mm: Triple
     confidence: float
     seconds: float
+    slice_mm: float = math.nan
+    box_mm: tuple[Triple, Triple] | None = None
 
     @property
     def error_mm(self) -> float:
@@ -51,6 +56,20 @@ class LesionRow:
         """CPM@Radius counts it: the error is below the radius."""
         return self.error_mm < self.radius_mm
 
+    @property
+    def within_fixed_10mm(self) -> bool:
+        """The TLT/UAE metric counts it: the error is at most 10 mm, whatever the radius."""
+        return self.error_mm <= 10.0
+
+    @property
+    def within_box(self) -> bool:
+        """The TLT/UAE metric counts it: the prediction lies in the lesion's box."""
+        if self.found_mm is None:
+            return False
+        r = self.radius_mm
+        low, high = self.box_mm or ([v - r for v in self.truth_mm], [v + r for v in self.truth_mm])
+        return all(a <= v <= b for a, v, b in zip(low, self.found_mm, high, strict=True))
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -58,10 +77,11 @@ class Summary:
 
     Attributes:
         n: lesions; answered: those with a prediction.
-        cpm_10mm, cpm_radius: centre point matching, a miss counts as wrong.
+        cpm_10mm, cpm_radius: centre point matching, a miss counts as wrong (DLS metric).
+        cpm_fixed_10mm, cpm_box: the same as TLT and UAE count it.
         med_mm, med_std_mm, median_mm, p95_mm: of the error, over lesions with a prediction;
             p95 counts a miss as infinite.
-        med_x_mm, med_y_mm, med_z_mm: mean error along each axis.
+        med_x_mm ... med_z_std_mm: mean and standard deviation of the error along each axis.
         seconds: mean wall time a lesion.
     """
 
@@ -69,6 +89,8 @@ class Summary:
     answered: int
     cpm_10mm: float
     cpm_radius: float
+    cpm_fixed_10mm: float
+    cpm_box: float
     med_mm: float
     med_std_mm: float
     median_mm: float
@@ -76,6 +98,9 @@ class Summary:
     med_x_mm: float
     med_y_mm: float
     med_z_mm: float
+    med_x_std_mm: float
+    med_y_std_mm: float
+    med_z_std_mm: float
     seconds: float
 
 
@@ -92,12 +117,15 @@ def summarise(rows: Sequence[LesionRow]) -> Summary:
         [np.subtract(row.found_mm, row.truth_mm) for row in rows if row.found_mm is not None]
     ).reshape(-1, 3)
     errors = np.linalg.norm(offsets, axis=1)
-    axes = np.abs(offsets).mean(0) if len(offsets) else np.full(3, math.nan)
+    along = np.abs(offsets) if len(offsets) else np.full((1, 3), math.nan)
+    axes, spread = along.mean(0), along.std(0)
     return Summary(
         n=len(rows),
         answered=len(errors),
         cpm_10mm=100.0 * float(np.mean([row.within_10mm for row in rows])),
         cpm_radius=100.0 * float(np.mean([row.within_radius for row in rows])),
+        cpm_fixed_10mm=100.0 * float(np.mean([row.within_fixed_10mm for row in rows])),
+        cpm_box=100.0 * float(np.mean([row.within_box for row in rows])),
         med_mm=float(errors.mean()) if len(errors) else math.nan,
         med_std_mm=float(errors.std()) if len(errors) else math.nan,
         median_mm=float(np.median(every)),
@@ -105,5 +133,8 @@ def summarise(rows: Sequence[LesionRow]) -> Summary:
         med_x_mm=float(axes[0]),
         med_y_mm=float(axes[1]),
         med_z_mm=float(axes[2]),
+        med_x_std_mm=float(spread[0]),
+        med_y_std_mm=float(spread[1]),
+        med_z_std_mm=float(spread[2]),
         seconds=float(np.mean([row.seconds for row in rows])),
     )

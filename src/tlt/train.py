@@ -25,13 +25,14 @@ from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError, UsageError
 from tlt.model import losses
-from tlt.model.network import TLT, TokenMap
+from tlt.model.network import TLT, Prediction, TokenMap
 from tlt.model.presets import PRESETS
-from tlt.model.weights import save_weights
+from tlt.model.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
 
-SOFT_TARGET_MM = 6.0
+SOFT_TARGET_MM, FINE_TARGET_MM = 6.0, 3.0
+FINE_REACH_MM = 16.0
 
 
 class LossWeights(BaseModel):
@@ -43,6 +44,7 @@ class LossWeights(BaseModel):
     focal: float = 0.02
     token: float = 1.0
     contrast: float = 1.0
+    fine: float = 0.5
 
 
 class TrainConfig(BaseModel):
@@ -53,6 +55,7 @@ class TrainConfig(BaseModel):
         data: folder of CTs to simulate from (files with a ``_label`` name are skipped).
         validation: folder of other patients' CTs, to choose the best weights by.
         output: where checkpoint, log and weights go.
+        start: weights to start from; what they lack starts fresh.
         steps: optimiser steps; each sees ``accumulate`` pairs.
         learning_rate, warmup, clip: AdamW with a cosine schedule.
         ease_steps: the displacement grows to full size over these steps.
@@ -66,6 +69,7 @@ class TrainConfig(BaseModel):
     data: Path
     validation: Path | None = None
     output: Path
+    start: str | None = None
     steps: int = 10000
     accumulate: int = 2
     learning_rate: float = 6e-4
@@ -135,22 +139,29 @@ def read_anatomies(folder: Path) -> list[Anatomy]:
     return [Anatomy(load_volume(path)) for path in ct_files(folder)]
 
 
-def predict(network: TLT, pair: TrainingPair, bf16: bool):
-    """Features of both crops, and the network's prediction for the pair's queries."""
+def predict(
+    network: TLT, pair: TrainingPair, bf16: bool
+) -> tuple[Prediction, list[TokenMap], list[TokenMap]]:
+    """The prediction for the pair's queries, and the token maps of template and search crop.
+
+    Third, the maps of their fine embedding; an empty list where the preset has none.
+    """
     token_mm = network.config.token_mm
     images = torch.stack([pair.template, pair.search]).contiguous(
         memory_format=torch.channels_last_3d
     )
+    origins = (pair.template_origin_mm, pair.search_origin_mm)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        features = network.encode(images)
-        template = TokenMap(features[0], pair.template_origin_mm, token_mm)
-        search = TokenMap(features[1], pair.search_origin_mm, token_mm)
-        return template, search, network(template, search, pair.centers_mm, pair.radius_mm)
+        features, embedded = network.encode(images)
+        maps = [TokenMap(f, o, token_mm) for f, o in zip(features, origins, strict=True)]
+        predicted = network(*maps, pair.centers_mm, pair.radius_mm)
+    fine = [] if embedded is None else zip(embedded, origins, strict=True)
+    return predicted, maps, [TokenMap(f, o, token_mm / 2) for f, o in fine]
 
 
 def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[str, Tensor]:
     """Every term of the loss for one pair, not yet weighted."""
-    template, search, predicted = predict(network, pair, config.bf16)
+    predicted, (template, search), fine = predict(network, pair, config.bf16)
     positions = predicted.positions_mm
     labels = losses.gaussian_labels(positions, pair.truth_mm, pair.radius_mm)
     targets = losses.soft_targets(positions, pair.truth_mm, SOFT_TARGET_MM)
@@ -167,6 +178,11 @@ def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[st
         goal = losses.soft_targets(everywhere_mm, pair.anchors_truth_mm, SOFT_TARGET_MM)
         scores = losses.CONTRAST_SCALE * anchors @ everywhere.mT
         terms["contrast"] = losses.token_cross_entropy(scores, goal)
+    if fine:
+        near, near_mm = fine[1].windows(pair.anchors_near_mm, FINE_REACH_MM)
+        scores = losses.CONTRAST_SCALE * near @ fine[0].sample(pair.anchors_mm)[..., None]
+        goal = losses.soft_targets(near_mm, pair.anchors_truth_mm, FINE_TARGET_MM)
+        terms["fine"] = losses.token_cross_entropy(scores.squeeze(-1), goal)
     return terms
 
 
@@ -182,6 +198,8 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
     dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
     checks = validation_set(config, pairs)
     network = TLT(PRESETS[config.preset]).to(memory_format=torch.channels_last_3d)  # type: ignore
+    if config.start:
+        network.load_state_dict(load_weights(config.start).network.state_dict(), strict=False)
     average = deepcopy(network).eval()
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -286,7 +304,7 @@ def validate(network: TLT, pairs: list[TrainingPair], bf16: bool) -> dict[str, f
     network.eval()
     prior, found = [], []
     for pair in pairs:
-        center = predict(network, pair, bf16)[2].center_mm
+        center = predict(network, pair, bf16)[0].center_mm
         prior.append((pair.centers_mm - pair.truth_mm).norm(dim=1))
         found.append((center - pair.truth_mm).norm(dim=1))
     error = torch.cat(found)
@@ -313,7 +331,7 @@ def save_checkpoint(path: Path, network, average, optimizer, step: int) -> None:
 
 def write_row(path: Path, row: dict[str, float]) -> None:
     """Append a row to the log; columns that a row lacks stay empty."""
-    columns = ["step", "seconds", "prior", "center", "focal", "token", "contrast"]
+    columns = ["step", "seconds", "prior", "center", "focal", "token", "contrast", "fine"]
     columns += ["val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm"]
     new = not path.exists()
     with path.open("a", newline="") as file:

@@ -24,6 +24,9 @@ from tlt.volume import Volume
 EDGE_MM = 12.0
 # With it the affine prior errs by about 10 mm on average on ct/val, as it does on DLS.
 FOLLOWUP_MOTION = MotionRange(posture_mm=26.0, local_mm=6.0)
+GAP_MM = 4.0  # between the surfaces of two lesions of the follow-up
+LEAST_CONTRAST_HU = 25.0  # of a painted lesion
+LEAST_DISTINCT_HU, DISTINCT_REACH_MM = 8.0, 12.0  # of a structure; see `distinctness`
 LEAST_MM = 30.0  # of a follow-up along each axis, for there to be something to track
 
 
@@ -123,7 +126,7 @@ def _draw_study(
     pair = draw_pair(rng, anatomy, ranges.motion, ranges.strength)
     painted = draw_lesions(rng, anatomy, ranges.painted, known)
     gone = rng.random(len(painted)) < ranges.vanish
-    later = [grown(lesion, rng) for lesion in painted]
+    later = apart([grown(lesion, rng) for lesion in painted], painted, known)
     pair = replace(
         pair,
         baseline_lesions=tuple(painted),
@@ -163,31 +166,62 @@ def draw_lesions(
         gaps = [np.linalg.norm(center - c) - r - radius for c, r in occupied]
         if min(gaps, default=99.0) < 12.0:
             continue
-        local = float(anatomy.density_hu(torch.from_numpy(center).float()[None, None, None]))
-        drawn.append(draw_lesion(rng, _triple(center), radius, local))
+        within = torch.from_numpy(center + rng.normal(0, radius / 2, (200, 3))).float()
+        local = anatomy.density_hu(within[None, None]).ravel()
+        lesion = draw_lesion(rng, _triple(center), radius, float(local.median()))
+        # What nobody sees in the baseline could not have been marked there.
+        if float((local - lesion.hu).abs().median()) < LEAST_CONTRAST_HU:
+            continue
+        drawn.append(lesion)
         occupied.append((center, radius))
     return drawn
+
+
+def apart(
+    later: Sequence[InsertedLesion], before: Sequence[InsertedLesion], known: Sequence[Lesion]
+) -> list[InsertedLesion]:
+    """The follow-up's lesions, none grown into another lesion's place."""
+    free = []
+    fixed = [(lesion.center_mm, lesion.radius_mm) for lesion in known]
+    painted = [(lesion.center_mm, lesion.radius_mm) for lesion in later]
+    for index, lesion in enumerate(later):
+        others = [*fixed, *painted[:index], *painted[index + 1 :]]
+        gaps = [np.linalg.norm(np.subtract(lesion.center_mm, c)) - r for c, r in others]
+        room = max(before[index].radius_mm, min(gaps, default=np.inf) - GAP_MM)
+        free.append(replace(lesion, radius_mm=min(lesion.radius_mm, float(room))))
+    return free
 
 
 def draw_structures(
     rng: np.random.Generator, anatomy: Anatomy, count: int, taken_mm: Points
 ) -> list[Triple]:
-    """Places inside the body with contrast around them, 25 mm from those taken."""
+    """Places inside the body that can be told in every direction, 25 mm from those taken."""
     places: list[Triple] = []
     taken = list(taken_mm)
-    around = torch.from_numpy(rng.normal(0, 6, (200, 3))).float()
     for _ in range(400 * count):
         if len(places) == count:
             break
         place = _inner_place(rng, anatomy)
         if taken and np.linalg.norm(np.array(taken) - place, axis=1).min() < 25:
             continue
-        near = anatomy.density_hu((torch.from_numpy(place).float() + around)[None, None])
-        if float(near.clamp(-1000, 300).std()) < 60:
+        if distinctness(anatomy, place) < LEAST_DISTINCT_HU:
             continue
         places.append(_triple(place))
         taken.append(place)
     return places
+
+
+def distinctness(anatomy: Anatomy, place_mm: Points) -> float:
+    """Root mean square change in HU per mm about a place, along the direction of least change.
+
+    The smallest eigenvalue of the structure tensor: a plane or a straight vessel has none.
+    """
+    axis = torch.arange(-DISTINCT_REACH_MM, DISTINCT_REACH_MM + 1, 2.0)
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    near = anatomy.density_hu(points + torch.from_numpy(place_mm).float()).clamp(-1000, 300)
+    smooth = torch.nn.functional.avg_pool3d(near[None, None], 2, 1)[0, 0]
+    slopes = torch.stack([s.ravel() for s in torch.gradient(smooth, spacing=2.0)])
+    return float(torch.linalg.eigvalsh(slopes @ slopes.mT / slopes.shape[1])[0].clamp(min=0).sqrt())
 
 
 def render_followup(

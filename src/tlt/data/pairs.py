@@ -20,6 +20,9 @@ from tlt.data.appearance import InsertedLesion, Scan, draw_lesion, grown
 from tlt.data.motion import Motion, MotionRange
 from tlt.data.simulate import Anatomy, PairParameters, Rendered, draw_pair, render
 from tlt.geometry import AffineTransform, Grid, Points
+from tlt.volume import AIR_HU
+
+FINE_SHIFT_MM = 8.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class PairConfig:
         search_shift_mm: how far the search crop may be shifted from the template's, each axis.
         motion: range of motion at full difficulty.
         strength: range of appearance at full difficulty.
+        cut_share: how often a field of view ends inside a crop, each image and side.
     """
 
     crops_zyx: tuple[tuple[int, int, int], ...] = ((48, 80, 80), (40, 88, 88), (64, 68, 68))
@@ -47,6 +51,7 @@ class PairConfig:
     search_shift_mm: tuple[float, float, float] = (24.0, 24.0, 16.0)
     motion: MotionRange = field(default_factory=MotionRange)
     strength: float = 1.0
+    cut_share: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class TrainingPair:
         centers_mm, truth_mm, radius_mm: (Q, 3), (Q, 3), (Q,): priors of the queries (also their
             places in the template), their true places in the search crop, their radii.
         anchors_mm, anchors_truth_mm: (M, 3) places in the template and in the search crop.
+        anchors_near_mm: (M, 3) places near the latter, about which the fine embedding looks. They
+            come from the truth; an embedding does not know its window, so nothing leaks.
     """
 
     template: Tensor
@@ -68,6 +75,7 @@ class TrainingPair:
     radius_mm: Tensor
     anchors_mm: Tensor
     anchors_truth_mm: Tensor
+    anchors_near_mm: Tensor
 
 
 def draw_training_pair(
@@ -136,6 +144,12 @@ def _draw_from(
         rng, anatomy, cut.template, as_affine, pair.baseline, lesions
     )
     search, search_seen = _acquired(rng, anatomy, cut.search, pair.motion, pair.followup, later)
+    template_view = _field_of_view(rng, cut.template, config.cut_share)
+    search_view = _field_of_view(rng, cut.search, config.cut_share)
+    search_seen = _within(search, search_seen, cut.search, search_view)
+    # As at inference, the template loses what the follow-up's view leaves out.
+    for view in (template_view, search_view):
+        template_seen = _within(template, template_seen, cut.template, view)
     sites = [np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)]
     textured = _textured_points(rng, template, cut.template, config)
     sites.append(cut.prior.inverse()(textured))
@@ -158,12 +172,18 @@ def _draw_from(
     queries, anchors = np.resize(queries, config.queries), np.resize(anchors, config.anchors)
     radii = np.exp(rng.uniform(np.log(3), np.log(25), len(known)))
     radii[: len(lesions)] = [lesion.radius_mm for lesion in lesions]
+    near = truth[anchors] + rng.uniform(-FINE_SHIFT_MM, FINE_SHIFT_MM, (config.anchors, 3))
     return TrainingPair(
-        torch.from_numpy(template)[None],
-        torch.from_numpy(search)[None],
-        *(_tensor(g.origin_mm) for g in (cut.template, cut.search)),
-        *(_tensor(v) for v in (prior[queries], truth[queries], radii[queries])),
-        *(_tensor(v) for v in (prior[anchors], truth[anchors])),
+        template=torch.from_numpy(template)[None],
+        search=torch.from_numpy(search)[None],
+        template_origin_mm=_tensor(cut.template.origin_mm),
+        search_origin_mm=_tensor(cut.search.origin_mm),
+        centers_mm=_tensor(prior[queries]),
+        truth_mm=_tensor(truth[queries]),
+        radius_mm=_tensor(radii[queries]),
+        anchors_mm=_tensor(prior[anchors]),
+        anchors_truth_mm=_tensor(truth[anchors]),
+        anchors_near_mm=_tensor(near),
     )
 
 
@@ -188,6 +208,31 @@ def _acquired(
     voxels = rendered.voxels[below] * (1 - share) + rendered.voxels[below + 1] * share
     seen_z = rendered.seen_zyx[0][below] & rendered.seen_zyx[0][below + 1]
     return voxels, (seen_z, *rendered.seen_zyx[1:])
+
+
+def _field_of_view(rng: np.random.Generator, grid: Grid, share: float) -> tuple[Points, Points]:
+    """Lower and upper ends (x, y, z) in mm of what a scanner shows of a crop."""
+    low, high = grid.bounds_mm()
+    cut = rng.uniform(0.05, 0.35, (2, 3)) * (high - low)
+    ends = np.where(rng.random((2, 3)) < share, cut, -np.inf)
+    return low + ends[0], high - ends[1]
+
+
+def _within(
+    voxels: NDArray[np.float32],
+    seen_zyx: tuple[NDArray[np.bool_], ...],
+    grid: Grid,
+    view: tuple[Points, Points],
+) -> tuple[NDArray[np.bool_], ...]:
+    """The planes that are also in a view; the voxels outside it become air, in place."""
+    planes = []
+    for axis_zyx, seen in enumerate(seen_zyx):
+        axis = 2 - axis_zyx
+        place = grid.origin_mm[axis] + np.arange(len(seen)) * grid.spacing_mm[axis]
+        inside = (place >= view[0][axis]) & (place <= view[1][axis])
+        np.moveaxis(voxels, axis_zyx, 0)[~inside] = AIR_HU
+        planes.append(seen & inside)
+    return tuple(planes)
 
 
 def _draw_lesions(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from tlt.geometry import Grid, Points
+from tlt.geometry import Points
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.volume import Volume
 
@@ -84,23 +84,21 @@ def match_patch(
     lesion_mm: ArrayLike,
     start_mm: ArrayLike,
     step: PatchStep,
-    log_prior: NDArray[np.float32] | None = None,
+    stretch: NDArray[np.float64] | None = None,
 ) -> PatchMatch:
     """Where, around ``start_mm`` in the search image, the template's patch at a lesion fits best.
 
-    ``log_prior`` (n, n, n), on the places that are compared, is added to the correlation in place
-    of the distance penalty.
+    ``stretch`` (3, 3) carries small vectors of the template to the search image; the patch is seen
+    through it.
     """
     half = int(step.patch_mm / 2 / step.step_mm)
     reach = int(step.reach_mm / step.step_mm)
-    patch = _cube(pair.template, lesion_mm, half, step.step_mm)
+    back = None if stretch is None else np.linalg.inv(stretch)
+    patch = _cube(pair.template, lesion_mm, half, step.step_mm, back)
     window = _cube(pair.search, start_mm, half + reach, step.step_mm)
     correlation = correlate(patch, window, _gaussian_window(half))
-    score = correlation.clone()
-    if log_prior is not None:
-        score += torch.from_numpy(log_prior)
-    else:
-        score -= _squared_distance(reach) * (step.step_mm**2 * 0.5 / step.penalty_mm**2)
+    penalty = _squared_distance(reach) * (step.step_mm**2 * 0.5 / step.penalty_mm**2)
+    score = correlation - penalty
     peak = np.unravel_index(int(score.argmax()), score.shape)
     offset_zyx = np.array(peak) - reach + _parabola(score.numpy(), peak)
     far = _squared_distance(reach, np.array(peak) - reach) * step.step_mm**2 > 12.0**2
@@ -134,11 +132,18 @@ def correlate(patch: Tensor, window: Tensor, weight: Tensor) -> Tensor:
     return torch.where(common >= LEAST_SEEN, correlation.clamp(-1, 1), 0.0)
 
 
-def _cube(volume: Volume, center_mm: ArrayLike, half: int, step_mm: float) -> Tensor:
-    """Intensities in [0, 1] of a cube of 2 * half + 1 voxels exactly centred on a point."""
-    side = 2 * half + 1
-    grid = Grid.around(center_mm, (side, side, side), step_mm)
-    points = grid.index_to_mm(np.moveaxis(np.indices(grid.shape_zyx), 0, -1))
+def _cube(
+    volume: Volume, center_mm: ArrayLike, half: int, step_mm: float, matrix: NDArray | None = None
+) -> Tensor:
+    """Intensities in [0, 1] of a cube of 2 * half + 1 voxels exactly centred on a point.
+
+    With a matrix (3, 3), its axes are turned and stretched by it.
+    """
+    steps = np.arange(-half, half + 1) * step_mm
+    offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij")[::-1], -1)  # z y x, (x y z)
+    if matrix is not None:
+        offsets = offsets @ matrix.T
+    points = np.asarray(center_mm, float) + offsets
     cube = volume.sample(points, fill=np.nan).astype(np.float32)
     return torch.from_numpy((np.clip(cube, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU))
 

@@ -1,4 +1,4 @@
-"""The Transformer Lesion Tracker on whole CTs, and its last sub-voxel step.
+"""The Transformer Lesion Tracker on whole CTs, and its last step by the tissue about a lesion.
 
 The search image's features are computed once for all lesions of a pair, the template's likewise,
 only as far as lesions and receptive field reach; each further lesion costs the transformer alone.
@@ -6,7 +6,7 @@ only as far as lesions and receptive field reach; each further lesion costs the 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,15 +15,33 @@ from torch import Tensor
 from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
-from tlt.systems.consensus import NEAR_MM, REACH_MM, consensus, embedding_map
-from tlt.systems.patch import FINE, match_patch
+from tlt.systems.local_motion import (
+    FINE_TOKENS,
+    PATCH_ROUNDS,
+    TOKENS,
+    LocalMotion,
+    embedding_map,
+    fit_local_motion,
+    patch_matches,
+    token_matches,
+)
 from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
 TILE_VOXELS = 3_000_000
-LONGEST_STEP_MM = 6.0
 
-Embedded = tuple[TokenMap, TokenMap]
+
+@dataclass(frozen=True)
+class Maps:
+    """All that the network computes once for an image.
+
+    Attributes:
+        tokens: features, for the transformer.
+        fine: the fine embedding; None where the preset has none.
+    """
+
+    tokens: TokenMap
+    fine: TokenMap | None
 
 
 class TLTSystem:
@@ -38,12 +56,13 @@ class TLTSystem:
         self.weights_sha256: str | None = model.sha256
         self.config = model.network.config
         self.spacing_mm = self.config.spacing_mm
-        reach_mm = max(self.config.search_reach_mm, NEAR_MM + REACH_MM if refine else 0.0)
+        around_mm = TOKENS.near_mm + TOKENS.reach_mm if refine else 0.0
+        reach_mm = max(self.config.search_reach_mm, around_mm)
         halo_mm = self.config.halo * self.config.spacing_mm
         self.margin_mm = reach_mm + self.config.token_mm + halo_mm
         self.network = inference_network(model.network, bf16).to(device)
         self.device, self.bf16 = device, bf16
-        self.refine = refine  # consensus and last step: ours, not the paper's
+        self.refine = refine  # the last step: ours, not the paper's
 
     @staticmethod
     def load(name: str, device: str, bf16: bool, refine: bool = True) -> TLTSystem:
@@ -52,80 +71,103 @@ class TLTSystem:
 
     @torch.inference_mode()
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
-        """Network prediction, consensus and last step for each lesion."""
+        """Network prediction and, with ``refine``, the last step for each lesion."""
         report = progress or _silent
-        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
-        template = self.token_map(
+        search = self.maps(pair.search, lambda done: report("follow-up features", done))
+        template = self.maps(
             seen_through(pair.template, pair.search),
             lambda done: report("baseline features", done),
         )
-        embedded: Embedded | None = None
-        if self.refine and self.config.similarity:
-            embedded = (
-                embedding_map(self.network, template),
-                embedding_map(self.network, search),
-            )
+        levels = self._levels(template, search) if self.refine else []
         located: list[Location] = []
         count = len(pair.prior_mm)
         for start in range(0, count, LESIONS_AT_ONCE):
             part = slice(start, start + LESIONS_AT_ONCE)
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
-            predicted = self.network(template, search, centers, radii)
+            predicted = self.network(template.tokens, search.tokens, centers, radii)
             for index in range(len(centers)):
-                location = self._location(predicted, index)
+                evidence = self._evidence(predicted, index)
+                shift = predicted.center_mm[index] - centers[index]
+                motion = LocalMotion.constant(centers[index], shift)
                 if self.refine:
-                    location = self._refined(pair, start + index, location, embedded)
-                located.append(location)
+                    motion = self._refined(pair, motion, levels, evidence)
+                located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
 
-    def token_map(self, volume: Volume, progress=None) -> TokenMap:
+    def maps(self, volume: Volume, progress=None) -> Maps:
         """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
         step, halo = self.config.stride, self.config.halo
-        halo += -halo % step
+        halo += -halo % step + step  # between two tokens the fine embedding needs both
         depth, height, width = volume.voxels.shape
         thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
-        tiles = []
+        tiles: list[list[Tensor]] = [[], []]
         for start in range(0, depth, thick):
             low, high = max(0, start - halo), min(depth, start + thick + halo)
             part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
             image = torch.from_numpy(part)[None, None].to(self.device)
-            features = self._encode(image)
-            first = (start - low) // step
-            tiles.append(features[:, first : first + -(-min(thick, depth - start) // step)])
+            for kept, features, stride in zip(
+                tiles, self._encode(image), (step, step // 2), strict=True
+            ):
+                if features is not None:
+                    first = (start - low) // stride
+                    count = -(-min(thick, depth - start) // stride)
+                    kept.append(features[:, first : first + count])
             if progress is not None:
                 progress(min(1.0, (start + thick) / depth))
-        origin = self._tensor(volume.grid.origin_mm)
-        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
+        origin, token_mm = self._tensor(volume.grid.origin_mm), self.config.token_mm
+        coarse, fine = tiles
+        return Maps(
+            TokenMap(torch.cat(coarse, 1), origin, token_mm),
+            TokenMap(torch.cat(fine, 1), origin, token_mm / 2) if fine else None,
+        )
 
-    def _encode(self, image: Tensor) -> Tensor:
-        """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
+    def _encode(self, image: Tensor) -> list[Tensor | None]:
+        """Features (C, d, h, w) and fine embedding, float32, of a tile (1, 1, D, H, W)."""
         image = image.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
-            return self.network.encode(image)[0].float()
+            encoded = self.network.encode(image)
+        return [None if part is None else part[0].float() for part in encoded]
 
-    def _location(self, predicted: Prediction, index: int) -> Location:
-        """The network's own answer for a lesion."""
-        center = predicted.center_mm[index].double().cpu().numpy()
-        return Location(center, self._evidence(predicted, index))
+    def _levels(self, template: Maps, search: Maps) -> list[tuple[TokenMap, TokenMap]]:
+        """Embeddings of both images that tissue is matched by, the coarser first."""
+        levels = []
+        if self.config.similarity:
+            levels.append(
+                (
+                    embedding_map(self.network, template.tokens),
+                    embedding_map(self.network, search.tokens),
+                )
+            )
+        if template.fine is not None and search.fine is not None:
+            levels.append((template.fine, search.fine))
+        return levels
 
     def _refined(
-        self, pair: AlignedPair, lesion: int, location: Location, embedded: Embedded | None
-    ) -> Location:
-        """The answer after consensus (where the network has an embedding) and the last step."""
-        center, evidence = location.center_mm, dict(location.evidence)
-        if embedded is not None:
-            prior = self._tensor(pair.prior_mm[lesion])
-            agreed = consensus(*embedded, prior_mm=prior, predicted_mm=self._tensor(center))
-            evidence["agreed_mm"] = agreed.spread_mm
-            held = agreed.center_mm.double().cpu().numpy()
-            evidence["pulled_mm"] = float(np.linalg.norm(held - center))
-            center = held
-        fine = match_patch(pair, pair.prior_mm[lesion], center, FINE)
-        step_mm = float(np.linalg.norm(fine.center_mm - center))
-        evidence |= {"correlation": fine.correlation, "step_mm": step_mm}
-        # A longer step contradicts the network and its neighbourhood; it is more often wrong.
-        return Location(fine.center_mm if step_mm < LONGEST_STEP_MM else center, evidence)
+        self,
+        pair: AlignedPair,
+        predicted: LocalMotion,
+        levels: list[tuple[TokenMap, TokenMap]],
+        evidence: dict[str, float],
+    ) -> LocalMotion:
+        """What the tissue about a lesion makes of the network's answer; adds to the evidence."""
+        motion = predicted
+        # The first round looks about the prior: a network that errs must not lead it astray.
+        expected = LocalMotion.constant(motion.center_mm, torch.zeros_like(motion.shift_mm))
+        for maps, near in zip(levels, (TOKENS, FINE_TOKENS), strict=False):
+            motion = fit_local_motion(token_matches(*maps, expected, near), motion, near)
+            expected = motion
+        evidence["tissue_mm"] = motion.spread_mm
+        for near, step in PATCH_ROUNDS:
+            matches = patch_matches(pair, motion, near, step)
+            motion = fit_local_motion(matches, motion, near)
+        pulled = motion.shift_mm - predicted.shift_mm
+        evidence |= {
+            "patches_mm": motion.spread_mm,
+            "pulled_mm": float(pulled.norm()),
+            "correlation": float(matches.weight[0].sqrt()),
+        }
+        return motion
 
     @staticmethod
     def _evidence(predicted: Prediction, index: int) -> dict[str, float]:
