@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tlt.data.followup import SimulatedStudy, StudyRange, simulate_study
+from tlt.data.dls import DLSPair, dls_row
+from tlt.data.followup import Study, StudyRange, Truth, simulate_study
+from tlt.errors import InputError, TltError
 from tlt.io.images import ct_files, load_volume
+from tlt.io.lesions import read_lesions
 from tlt.lesion import Lesion
 from tlt.metrics import LesionRow
 from tlt.registration.affine import register_affine
+from tlt.registration.result import Registration
 from tlt.track import Tracker
 from tlt.volume import Volume
 
@@ -34,7 +39,7 @@ class Case:
 
     name: str
     patient: str
-    study: SimulatedStudy
+    study: Study
 
 
 def simulated_cases(
@@ -87,31 +92,135 @@ def evaluate(
         study = case.study
         registration = register_affine(study.baseline, study.followup)
         for tracker in trackers:
-            result = tracker.track_pair(
-                study.baseline, study.followup, study.lesions, registration=registration
-            )
-            seconds = (result.seconds + registration.seconds) / len(study.lesions)
-            for truth, match, features in zip(
-                study.truth, result.matches, result.features, strict=True
-            ):
-                if not truth.in_view or truth.vanished:
-                    continue
-                row = LesionRow(
-                    case.name,
-                    truth.lesion.id,
-                    case.patient,
-                    truth.lesion.label,
-                    truth.lesion.radius_mm,
-                    truth.center_mm,
-                    match.center_mm,
-                    match.prior_center_mm,
-                    match.confidence,
-                    seconds,
-                )
-                outcomes[tracker.name].append(Outcome(row, features))
+            found = track_study(tracker, case, registration)
+            outcomes[tracker.name] += [
+                outcome
+                for outcome, truth in zip(found, study.truth, strict=True)
+                if truth.in_view and not truth.vanished
+            ]
         if report is not None:
             report(_line(case, outcomes, registration.similarity))
     return outcomes
+
+
+def track_study(tracker: Tracker, case: Case, registration: Registration) -> list[Outcome]:
+    """One outcome for each lesion of a study, in their order."""
+    study = case.study
+    result = tracker.track_pair(
+        study.baseline, study.followup, study.lesions, registration=registration
+    )
+    seconds = (result.seconds + registration.seconds) / len(study.lesions)
+    return [
+        Outcome(
+            LesionRow(
+                case.name,
+                truth.lesion.id,
+                case.patient,
+                truth.lesion.label,
+                truth.lesion.radius_mm,
+                truth.center_mm,
+                match.center_mm,
+                match.prior_center_mm,
+                match.confidence,
+                seconds,
+                study.followup.grid.spacing_mm[2],
+            ),
+            features,
+        )
+        for truth, match, features in zip(study.truth, result.matches, result.features, strict=True)
+    ]
+
+
+def folder_cases(folder: Path) -> Iterator[Case]:
+    """The pairs of a folder of folders, each as ``tlt simulate`` writes it.
+
+    A lesion without a row in truth.csv is not scored. The patient is the part of the folder's name
+    before ``--``, or the whole.
+
+    Raises:
+        InputError: no pair, or one that cannot be read.
+    """
+    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
+    if (folder / "truth.csv").is_file():
+        places.insert(0, folder)
+    if not places:
+        raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
+    for place in places:
+        baseline, followup = (_image(place, name) for name in ("baseline", "followup"))
+        lesions = read_lesions(place / "lesions.csv", baseline)
+        known = {lesion.id: lesion for lesion in read_lesions(place / "truth.csv", followup)}
+        truth = tuple(
+            Truth(lesion, known[lesion.id].center_mm, True)
+            for lesion in lesions
+            if lesion.id in known
+        )
+        if truth:
+            study = Study(baseline, followup, truth)
+            yield Case(place.name, place.name.split("--")[0], study)
+
+
+def _image(place: Path, name: str) -> Volume:
+    """The CT of a name in a folder, whatever its format."""
+    found = [p for p in sorted(place.glob(f"{name}*")) if not p.name.endswith(".csv")]
+    if len(found) != 1:
+        raise InputError(f"{place}: {len(found)} images named {name}*; there must be one")
+    return load_volume(found[0])
+
+
+def evaluate_dls(
+    tracker: Tracker, pairs: Sequence[DLSPair], images: Path, report: Report | None = None
+) -> list[Outcome]:
+    """Outcomes on pairs of DLS, as `tlt.data.dls` reads them; ``images`` holds the sub-volumes.
+
+    A pair whose tracking fails, or whose image cannot be read, is a miss and is reported.
+
+    Raises:
+        InputError: none of the images is there.
+    """
+    names = {lesion.volume for pair in pairs for lesion in (pair.source, pair.target)}
+    if not any((images / name).is_file() for name in names):
+        raise InputError(f"{images}: none of {len(names)} sub-volumes is here; check --images")
+    groups: dict[tuple[str, str], list[DLSPair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.source.volume, pair.target.volume), []).append(pair)
+    outcomes: dict[str, Outcome] = {}
+    for (source, target), group in groups.items():
+        try:
+            found = _track_dls(tracker, group, images / source, images / target)
+        except TltError as error:
+            found = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+            if report is not None:
+                report(f"{source} -> {target}: {error}")
+        outcomes |= {pair.name: o for pair, o in zip(group, found, strict=True)}
+        if report is not None:
+            errors = ", ".join(f"{o.row.error_mm:.1f}" for o in found)
+            report(f"{len(outcomes)} of {len(pairs)}: {source} -> {target}: {errors} mm")
+    return [outcomes[pair.name] for pair in pairs]
+
+
+def _track_dls(
+    tracker: Tracker, group: Sequence[DLSPair], source: Path, target: Path
+) -> list[Outcome]:
+    """The lesions of one pair of sub-volumes, tracked together."""
+    baseline, followup = load_volume(source), load_volume(target)
+    lesions = [
+        Lesion(pair.name, pair.source.center_mm, pair.source.radius_mm, "lesion") for pair in group
+    ]
+    for lesion in lesions:
+        if not baseline.grid.contains(np.array(lesion.center_mm)):
+            raise InputError(
+                f"{source}: the lesion of pair {lesion.id} at {lesion.center_mm} mm lies outside; "
+                "make the sub-volumes with 'tlt convert deeplesion'"
+            )
+    result = tracker.track_pair(baseline, followup, lesions)
+    seconds = result.seconds / len(lesions)
+    return [
+        Outcome(
+            dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm),
+            features,
+        )
+        for pair, match, features in zip(group, result.matches, result.features, strict=True)
+    ]
 
 
 def _line(case: Case, outcomes: dict[str, list[Outcome]], similarity: float) -> str:

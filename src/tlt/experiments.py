@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from tlt.confidence import Calibration, fit_calibration
 from tlt.data.followup import StudyRange
 from tlt.evaluate import Outcome, Report, evaluate, simulated_cases
 from tlt.io.files import atomic_write
-from tlt.metrics import Summary, summarise
+from tlt.metrics import summarise
+from tlt.scores import comparison_text, strata, table
+from tlt.statistics import compare
 from tlt.systems import TRACKERS
 from tlt.track import Tracker, make_system
 
@@ -54,41 +55,22 @@ def write_calibrations(calibrations: dict[str, Calibration], path: Path) -> None
     atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def write_rows(outcomes: dict[str, list[Outcome]], path: Path) -> None:
-    """Store every row and its features as JSON: all figures can be computed from it again."""
-    content = {
-        name: [{**asdict(o.row), "features": o.features} for o in every]
-        for name, every in outcomes.items()
-    }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+def tables(outcomes: dict[str, list[Outcome]]) -> str:
+    """One table of all lesions and one for each stratum, a line a tracker, as Markdown."""
+    rows = {name: [o.row for o in every] for name, every in outcomes.items()}
+    groups = {name: strata(part) for name, part in rows.items()}
+    text = table({name: summarise(part) for name, part in rows.items()})
+    for stratum in next(iter(groups.values())):
+        part = {name: summarise(group[stratum]) for name, group in groups.items()}
+        text += f"\n{stratum}\n\n{table(part)}"
+    return text
 
 
-def markdown_table(outcomes: dict[str, list[Outcome]]) -> str:
-    """One line a tracker with the DLS metrics, as Markdown."""
-    head = (
-        "| tracker | n | CPM@10mm % | CPM@Radius % | MED mm | median | p95 | X | Y | Z | s/lesion |"
-    )
-    lines = [head, "|" + " --- |" * 11]
-    for name, every in outcomes.items():
-        lines.append(_line(name, summarise([o.row for o in every])))
-    return "\n".join(lines) + "\n"
-
-
-def strata(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes by kind of lesion and by size."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        row = outcome.row
-        kind = row.kind if row.kind in ("painted", "structure") else "real lesion"
-        size = "radius < 5 mm" if row.radius_mm < 5 else "radius >= 5 mm"
-        for name in (kind, size):
-            groups.setdefault(name, []).append(outcome)
-    return dict(sorted(groups.items()))
-
-
-def _line(name: str, s: Summary) -> str:
-    return (
-        f"| {name} | {s.n} | {s.cpm_10mm:.1f} | {s.cpm_radius:.1f} | "
-        f"{s.med_mm:.2f} ± {s.med_std_mm:.2f} | {s.median_mm:.2f} | {s.p95_mm:.1f} | "
-        f"{s.med_x_mm:.1f} | {s.med_y_mm:.1f} | {s.med_z_mm:.1f} | {s.seconds:.2f} |"
+def comparisons(outcomes: dict[str, list[Outcome]], first: str = "tlt") -> str:
+    """``first`` against every other tracker, paired, as Markdown lines."""
+    rows = {name: [o.row for o in every] for name, every in outcomes.items()}
+    others = [name for name in rows if name != first]
+    return "".join(
+        f"- {first} - {name}: {comparison_text(asdict(compare(rows[first], rows[name])))}\n"
+        for name in others
     )

@@ -20,7 +20,7 @@ class LesionRow:
         kind: what it is (painted, structure, a real lesion's label).
         radius_mm: radius by which a match is judged.
         truth_mm, found_mm: centres; ``found_mm`` is None where the tracker gave none (a miss).
-        prior_mm: where registration alone put it.
+        prior_mm: where registration alone put it; None where unknown.
         confidence: what the tracker gave.
         seconds: wall time of the pair, shared among its lesions.
         slice_mm: slice distance of the follow-up; NaN where unknown.
@@ -35,7 +35,7 @@ class LesionRow:
     radius_mm: float
     truth_mm: Triple
     found_mm: Triple | None
-    prior_mm: Triple
+    prior_mm: Triple | None
     confidence: float
     seconds: float
     slice_mm: float = math.nan

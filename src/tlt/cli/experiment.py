@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from tlt.evaluate import Outcome
 
 app = typer.Typer(no_args_is_help=True, help="Measure: benchmark, calibration.")
 
@@ -29,13 +26,14 @@ def benchmark(
 ) -> None:
     """Every tracker on the same simulated pairs: rows.json and table.md in a folder."""
     from tlt.experiments import benchmark as run
-    from tlt.experiments import markdown_table, write_rows
+    from tlt.experiments import comparisons, tables
     from tlt.io.files import atomic_write
+    from tlt.rows import write_rows
 
     outcomes = run(data, pairs, seed, model, _say)
     output.mkdir(parents=True, exist_ok=True)
     write_rows(outcomes, output / "rows.json")
-    text = markdown_table(outcomes) + _strata_text(outcomes)
+    text = tables(outcomes) + "\n" + comparisons(outcomes)
     atomic_write(output / "table.md", text)
     print(text)
 
@@ -60,16 +58,3 @@ def _say(line: str) -> None:
     import sys
 
     print(line, file=sys.stderr, flush=True)
-
-
-def _strata_text(outcomes: dict[str, list[Outcome]]) -> str:
-    """The same table for each kind of lesion and each size."""
-    from tlt.experiments import markdown_table, strata
-
-    groups = {name: strata(every) for name, every in outcomes.items()}
-    names = list(next(iter(groups.values())))
-    parts = []
-    for name in names:
-        table = markdown_table({tracker: group[name] for tracker, group in groups.items()})
-        parts.append(f"\n{name}\n\n{table}")
-    return "".join(parts)

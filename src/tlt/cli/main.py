@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from tlt.cli import experiment
+from tlt.cli import convert, experiment
 from tlt.cli.demo import demo
+from tlt.cli.evaluate import evaluate
 from tlt.cli.info import info
 from tlt.cli.simulate import simulate
 from tlt.cli.track import TrackCommand, track
@@ -35,7 +36,9 @@ app = typer.Typer(
 app.command("track", cls=TrackCommand)(track)
 app.command("simulate")(simulate)
 app.command("train")(train)
+app.command("evaluate")(evaluate)
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(convert.app, name="convert")
 app.command("trackers")(trackers)
 app.command("info")(info)
 app.command("demo")(demo)

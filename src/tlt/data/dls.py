@@ -9,6 +9,7 @@ NIfTI sub-volumes of the authors and those of ``tlt convert deeplesion`` both li
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from tlt.errors import InputError
 from tlt.geometry import Triple
 from tlt.metrics import LesionRow
 
-PREDICTION = "predict target center"
+PREDICTION, PRIOR = "predict target center", "initial center"
 PATIENT_DIGITS = 6
 
 
@@ -130,9 +131,13 @@ def mm_to_pixels(point_mm: Triple, spacing_mm: Triple) -> Triple:
 
 
 def dls_row(
-    pair: DLSPair, found_px: Triple | None, confidence: float, seconds: float, prior_px: Triple
+    pair: DLSPair,
+    found_mm: Triple | None,
+    confidence: float,
+    seconds: float,
+    prior_mm: Triple | None,
 ) -> LesionRow:
-    """The row of a pair for an answer in pixels of the target; None is a miss."""
+    """The row of a pair for an answer in the frame of `pixels_to_mm`; None is a miss."""
     spacing = pair.target.spacing_mm
     low = pair.target_box_px[:3]
     high = tuple(a + b for a, b in zip(low, pair.target_box_px[3:], strict=True))
@@ -144,8 +149,8 @@ def dls_row(
         kind="lesion",
         radius_mm=pair.target.radius_mm,
         truth_mm=pair.target.center_mm,
-        found_mm=None if found_px is None else pixels_to_mm(found_px, spacing),
-        prior_mm=pixels_to_mm(prior_px, spacing),
+        found_mm=found_mm,
+        prior_mm=prior_mm,
         confidence=confidence,
         seconds=seconds,
         slice_mm=spacing[2],
@@ -169,16 +174,22 @@ def predicted_rows(pairs: Sequence[DLSPair], field: str = PREDICTION) -> list[Le
 
 def _predicted_row(pair: DLSPair, field: str) -> LesionRow:
     record = pair.record
-    found = record.get(field)
+    confidence = float(record.get("predict confidence", math.nan))
+    seconds = float(record.get("processing time", math.nan))
+    found, prior = (_stored_center(pair, name) for name in (field, PRIOR))
+    return dls_row(pair, found, confidence, seconds, prior)
+
+
+def _stored_center(pair: DLSPair, field: str) -> Triple | None:
+    """A centre of the record in mm; None where there is none."""
+    pixels = pair.record.get(field)
+    if pixels is None:
+        return None
     try:
-        answer = None if found is None else _triple(found)
+        center = _triple(pixels)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"pair {pair.name}: '{field}' is {found!r}; a centre is three numbers x, y, slice"
+            f"pair {pair.name}: '{field}' is {pixels!r}; a centre is three numbers x, y, slice"
         ) from error
-    if answer is not None and not np.isfinite(answer).all():
-        answer = None
-    confidence = float(record.get("predict confidence", np.nan))
-    seconds = float(record.get("processing time", np.nan))
-    prior = _triple(record.get("initial center", pair.source.center_px))
-    return dls_row(pair, answer, confidence, seconds, prior)
+    finite = all(math.isfinite(v) for v in center)
+    return pixels_to_mm(center, pair.target.spacing_mm) if finite else None

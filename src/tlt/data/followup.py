@@ -71,18 +71,24 @@ class Truth:
 
 
 @dataclass(frozen=True, eq=False)
-class SimulatedStudy:
-    """A simulated pair of CTs, the truth of its lesions, and the parameters it was made of."""
+class Study:
+    """A pair of CTs and the truth of its lesions."""
 
     baseline: Volume
     followup: Volume
     truth: tuple[Truth, ...]
-    parameters: PairParameters
 
     @property
     def lesions(self) -> list[Lesion]:
         """The lesions of the baseline."""
         return [truth.lesion for truth in self.truth]
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedStudy(Study):
+    """A study with the parameters that it was made of."""
+
+    parameters: PairParameters
 
 
 def simulate_study(

@@ -1,0 +1,157 @@
+"""DeepLesion as it is distributed: 16-bit PNG slices and ``DL_info.csv``, made into NIfTI volumes.
+
+Source: Yan et al., DeepLesion (2018). A pixel is HU + 32768. Only slices around each annotated one
+were published; every run of them is a sub-volume named ``Patient_Study_Series_first-last``, as the
+authors of DLS name theirs.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tlt.errors import InputError
+from tlt.geometry import Grid
+from tlt.io.images import save_volume
+from tlt.volume import Volume
+
+OFFSET_HU = 32768
+COLUMNS = ("File_name", "Slice_range", "Spacing_mm_px_")
+FILE_NAME = re.compile(r"(\d+_\d+_\d+)_(\d+)\.png")
+LEAST_SLICES = 3
+
+
+@dataclass(frozen=True)
+class SubVolume:
+    """A run of published slices.
+
+    Attributes:
+        series: ``PatientID_StudyID_SeriesID``, also the folder of its PNGs.
+        first, last: slice numbers, both included.
+        spacing_mm: (x, y, slice).
+    """
+
+    series: str
+    first: int
+    last: int
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def name(self) -> str:
+        """The file name that the lists of DLS use."""
+        return f"{self.series}_{self.first:03d}-{self.last:03d}.nii.gz"
+
+    def png(self, folder: Path, number: int) -> Path:
+        """Where a slice lies below the folder of all images."""
+        return folder / self.series / f"{number:03d}.png"
+
+
+def sub_volumes(info: Path) -> list[SubVolume]:
+    """The sub-volumes that ``DL_info.csv`` annotates, each once, by name.
+
+    Raises:
+        InputError: unreadable, a column missing, or a value that cannot be.
+    """
+    try:
+        with info.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{info}: no column {missing[0]}; give DL_info.csv of DeepLesion")
+            found = {v.name: v for v in (_sub_volume(info, line) for line in reader)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{info}: cannot be read ({error}); give DL_info.csv") from error
+    if not found:
+        raise InputError(f"{info}: lists no lesion; give DL_info.csv of DeepLesion")
+    return [found[name] for name in sorted(found)]
+
+
+def _sub_volume(info: Path, line: dict[str, str]) -> SubVolume:
+    named = FILE_NAME.fullmatch(line["File_name"].strip())
+    try:
+        if named is None:
+            raise ValueError("its File_name is not Patient_Study_Series_Slice.png")
+        first, last = (int(v) for v in line["Slice_range"].split(","))
+        x, y, z = (float(v) for v in line["Spacing_mm_px_"].split(","))
+        if first > last or min(x, y) <= 0 or z == 0:
+            raise ValueError(f"slices {first} to {last}, spacing {x}, {y}, {z} cannot be")
+    except ValueError as error:
+        raise InputError(f"{info}: {line['File_name']}: {error}; correct the line") from error
+    return SubVolume(named[1], first, last, (x, y, abs(z)))  # some spacings are negative
+
+
+def convert_deeplesion(
+    images: Path,
+    info: Path,
+    output: Path,
+    only: set[str] | None = None,
+) -> Iterator[tuple[SubVolume, str]]:
+    """Write each sub-volume as NIfTI; yield it with what was wrong, "" where nothing was.
+
+    A sub-volume with a missing or damaged slice is cut to the longest run that holds together; its
+    file keeps the name of the whole, and its origin the place. One that exists is left alone.
+    ``only`` restricts the names.
+    """
+    for volume in sub_volumes(info):
+        if only is not None and volume.name not in only:
+            continue
+        target = output / volume.name
+        if target.exists():
+            yield volume, ""
+            continue
+        slices, problem = _read_slices(images, volume)
+        run = _longest_run(slices)
+        if len(run) < LEAST_SLICES:
+            yield volume, f"{problem}; not written, {len(run)} slices are too few"
+            continue
+        save_volume(_volume(slices, run, volume), target)
+        if problem:
+            problem += f"; slices {run[0]} to {run[-1]} were written"
+        yield volume, problem
+
+
+def _read_slices(images: Path, volume: SubVolume) -> tuple[dict[int, np.ndarray], str]:
+    """The slices by number, in HU, and what is wrong with those that are left out."""
+    slices: dict[int, np.ndarray] = {}
+    problems = []
+    for number in range(volume.first, volume.last + 1):
+        path = volume.png(images, number)
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image)
+        except FileNotFoundError:
+            problems.append(f"slice {path.name} is missing")
+            continue
+        except (OSError, SyntaxError, ValueError) as error:
+            problems.append(f"slice {path.name} cannot be read ({error})")
+            continue
+        known = next(iter(slices.values()), pixels)
+        if pixels.ndim != 2 or pixels.shape != known.shape or pixels.dtype.itemsize < 2:
+            problems.append(f"slice {path.name} is {pixels.dtype} {pixels.shape}")
+            continue
+        slices[number] = (pixels.astype(np.int32) - OFFSET_HU).astype(np.int16)
+    return slices, ", ".join(problems)
+
+
+def _longest_run(slices: dict[int, np.ndarray]) -> list[int]:
+    """The longest run of consecutive numbers."""
+    best: list[int] = []
+    run: list[int] = []
+    for number in sorted(slices):
+        run = [*run, number] if run and number == run[-1] + 1 else [number]
+        best = max(best, run, key=len)
+    return best
+
+
+def _volume(slices: dict[int, np.ndarray], run: list[int], volume: SubVolume) -> Volume:
+    """The CT in the frame of `tlt.data.dls.pixels_to_mm`: x left, y back, slices downwards."""
+    voxels = np.stack([slices[number] for number in run])
+    origin = (0.0, 0.0, -(run[0] - volume.first) * volume.spacing_mm[2])
+    grid = Grid(voxels.shape[::-1], volume.spacing_mm, origin, (1, 0, 0, 0, 1, 0, 0, 0, -1))
+    return Volume(voxels, grid)

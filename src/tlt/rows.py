@@ -1,0 +1,71 @@
+"""Rows on disk: every printed figure can be computed from them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlt.data.dls import PREDICTION, predicted_rows, read_dls
+from tlt.errors import InputError
+from tlt.io.files import atomic_write
+from tlt.metrics import LesionRow
+
+if TYPE_CHECKING:
+    from tlt.evaluate import Outcome
+
+POINTS = ("truth_mm", "found_mm", "prior_mm")
+
+
+def write_rows(outcomes: Mapping[str, Sequence[Outcome]], path: Path) -> None:
+    """Store the rows of each tracker, with the features of their confidence, as JSON."""
+    content = {
+        name: [{**asdict(o.row), "features": o.features} for o in every]
+        for name, every in outcomes.items()
+    }
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
+    """The rows of a file that `write_rows` wrote, or those of predictions in the form of DLS.
+
+    ``field`` names a tracker of the first, or the centre to score of the second.
+
+    Raises:
+        InputError: unreadable, neither of the two, or it has no such field.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); give rows.json") from error
+    if not _is_rows(content):
+        return predicted_rows(read_dls(path), field or PREDICTION)
+    if field is None and len(content) > 1:
+        raise InputError(f"{path}: rows of {', '.join(content)}; choose one with --field")
+    name = field or next(iter(content))
+    if name not in content:
+        raise InputError(f"{path}: no rows of '{name}'; --field may be {', '.join(content)}")
+    try:
+        return [_row(values) for values in content[name]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: a row cannot be read ({error!r}); write it again") from error
+
+
+def _is_rows(content: Any) -> bool:
+    """Whether this is what `write_rows` writes: lists of rows by tracker."""
+    if not isinstance(content, dict) or not content:
+        return False
+    lists = [v for v in content.values() if isinstance(v, list)]
+    return len(lists) == len(content) and all("truth_mm" in row for rows in lists for row in rows)
+
+
+def _row(values: dict[str, Any]) -> LesionRow:
+    fields = {name: value for name, value in values.items() if name != "features"}
+    for name in POINTS:
+        if fields[name] is not None:
+            fields[name] = tuple(float(v) for v in fields[name])
+    if fields.get("box_mm") is not None:
+        fields["box_mm"] = tuple(tuple(float(v) for v in corner) for corner in fields["box_mm"])
+    return LesionRow(**fields)
