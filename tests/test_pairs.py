@@ -13,6 +13,7 @@ from scipy import ndimage
 from tlt.data.motion import MotionRange, draw_motion
 from tlt.data.pairs import PairConfig, TrainingPair, _draw_crops, draw_prior, draw_training_pair
 from tlt.data.simulate import Anatomy
+from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.volume import Volume
 
@@ -149,5 +150,5 @@ def test_a_ct_without_a_body_is_refused() -> None:
     voxels = np.full((24, 24, 24), -1000, np.int16)
     voxels[6:9, 6:9, 6:9] = 40  # a couch screw
     empty = Anatomy(Volume(voxels, torso_grid((24, 24, 24), (3.0, 3.0, 3.0))))
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(InputError, match="too small"):
         draw_training_pair(np.random.default_rng(0), empty, SMALL)

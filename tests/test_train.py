@@ -18,7 +18,7 @@ from tlt.errors import InputError, UsageError
 from tlt.io.images import save_volume
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
-from tlt.model.weights import load_weights
+from tlt.model.weights import load_weights, save_weights
 from tlt.train import (
     SimulatedPairs,
     TrainConfig,
@@ -248,3 +248,25 @@ def test_terms_of_the_paper_alone_where_similarity_is_off(config: TrainConfig) -
     paper = loss_terms(TLT(replace(TINY, similarity=False, fine_embedding=0)), pair, config)
     assert set(paper) == {"center", "focal", "token"}
     assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast", "fine"}
+
+
+def test_a_run_is_not_overwritten(config: TrainConfig) -> None:
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "checkpoint.pt").write_bytes(b"hours of work")
+    with pytest.raises(UsageError, match="--resume"):
+        train(config)
+    assert (config.output / "checkpoint.pt").read_bytes() == b"hours of work"
+
+
+def test_a_run_may_start_from_weights(config: TrainConfig, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    known = TLT(replace(TINY, fine_embedding=0))
+    save_weights(known, tmp_path / "known.safetensors", {})
+    start = config.model_copy(
+        update={"start": str(tmp_path / "known.safetensors"), "steps": 1, "learning_rate": 0.0}
+    )
+    made = load_weights(str(train(start))).network.state_dict()
+    for name, value in known.state_dict().items():
+        if "running" not in name and "tracked" not in name:  # batch statistics move all the same
+            assert torch.allclose(made[name], value, atol=1e-6), name
+    assert any(name.startswith("fine.") for name in made)

@@ -27,10 +27,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A row, and the features that its confidence was computed from (None out of view)."""
+    """A row, and what its confidence is fitted on.
+
+    Attributes:
+        features: what the confidence was computed from; None out of view.
+        vanished: whether the lesion is gone, so that no answer can be right.
+    """
 
     row: LesionRow
     features: dict[str, float] | None
+    vanished: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +87,12 @@ def known_lesions(folder: Path) -> dict[str, list[Lesion]]:
 
 
 def evaluate(
-    trackers: Sequence[Tracker], cases: Iterable[Case], report: Report | None = None
+    trackers: Sequence[Tracker],
+    cases: Iterable[Case],
+    report: Report | None = None,
+    with_vanished: bool = False,
 ) -> dict[str, list[Outcome]]:
-    """Outcomes of each tracker by name, over the lesions that are in view and still there.
+    """Outcomes of each tracker by name, over the lesions in view that are there, or all in view.
 
     All trackers of a case start from the same registration.
     """
@@ -96,7 +105,7 @@ def evaluate(
             outcomes[tracker.name] += [
                 outcome
                 for outcome, truth in zip(found, study.truth, strict=True)
-                if truth.in_view and not truth.vanished
+                if truth.in_view and (with_vanished or not truth.vanished)
             ]
         if report is not None:
             report(_line(case, outcomes, registration.similarity))

@@ -16,7 +16,7 @@ from tlt.statistics import compare
 from tlt.systems import TRACKERS
 from tlt.track import Tracker, make_system
 
-BENCHMARK_SEED, CALIBRATION_SEED = 2022, 7
+VANISHED_SHARE = 0.2  # of painted lesions, in the studies that the confidence is fitted on
 UNCALIBRATED = Calibration({}, 0.0)
 
 
@@ -40,11 +40,16 @@ def calibrate(
     data: Path, pairs: int, seed: int, model: str | None, report: Report | None = None
 ) -> dict[str, Calibration]:
     """The confidence of each tracker, fitted on simulated pairs where some lesions vanish."""
-    ranges = StudyRange(painted=8, structures=6)
-    outcomes = evaluate(every_tracker(model), simulated_cases(data, pairs, seed, ranges), report)
+    ranges = StudyRange(painted=8, structures=6, vanish=VANISHED_SHARE)
+    cases = simulated_cases(data, pairs, seed, ranges)
+    outcomes = evaluate(every_tracker(model), cases, report, with_vanished=True)
     calibrations = {}
     for name, every in outcomes.items():
-        rows = [(o.features, o.row.within_10mm) for o in every if o.features is not None]
+        rows = [
+            (o.features, o.row.within_10mm and not o.vanished)
+            for o in every
+            if o.features is not None
+        ]
         calibrations[name] = fit_calibration([f for f, _ in rows], [c for _, c in rows])
     return calibrations
 

@@ -191,8 +191,14 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
 
     Raises:
         InputError: no data, or a loss that is no longer finite (the last checkpoint is kept).
+        UsageError: the output holds another run, which would be lost.
     """
     torch.manual_seed(config.seed)
+    checkpoint, start = config.output / "checkpoint.pt", 0
+    if checkpoint.exists() and not resume:
+        raise UsageError(
+            f"{config.output}: holds a run; go on with --resume, or choose another output"
+        )
     config.output.mkdir(parents=True, exist_ok=True)
     pairs = PairConfig(queries=config.queries, spacing_mm=PRESETS[config.preset].spacing_mm)
     dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
@@ -204,8 +210,7 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    checkpoint, start = config.output / "checkpoint.pt", 0
-    if resume and checkpoint.exists():
+    if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -293,8 +298,8 @@ def validation_set(config: TrainConfig, pairs: PairConfig) -> list[TrainingPair]
         rng = np.random.default_rng((10**6, index))
         try:
             drawn.append(draw_training_pair(rng, anatomies[index % len(anatomies)], pairs))
-        except ValueError:
-            log.info("a validation CT is too small to cut pairs from; left out")
+        except InputError as error:
+            log.info("validation: %s", error)
     return drawn
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from tlt.data.appearance import InsertedLesion, Scan, draw_lesion, grown
 from tlt.data.motion import Motion, MotionRange
 from tlt.data.simulate import Anatomy, PairParameters, Rendered, draw_pair, render
+from tlt.errors import InputError
 from tlt.geometry import AffineTransform, Grid, Points
 from tlt.volume import AIR_HU
 
@@ -84,6 +85,9 @@ def draw_training_pair(
     """One training pair; ``difficulty`` in [0, 1] scales the displacements (a curriculum).
 
     Crops that hold too little of the body to find a query are drawn again.
+
+    Raises:
+        InputError: fifty in a row did.
     """
     for _ in range(50 if len(anatomy.body_mm) else 0):
         pair = draw_pair(rng, anatomy, config.motion.eased(difficulty), config.strength)
@@ -91,7 +95,9 @@ def draw_training_pair(
         drawn = _draw_from(rng, anatomy, pair, cut, config)
         if drawn is not None:
             return drawn
-    raise ValueError("the CT is too small to cut training pairs from; leave it out")
+    raise InputError(
+        f"{anatomy.name}: too small, or holds too little body, to train from; leave it out"
+    )
 
 
 @dataclass(frozen=True, eq=False)

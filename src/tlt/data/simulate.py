@@ -36,6 +36,7 @@ class Anatomy:
     """A real CT as the simulator reads it: density, body and lungs at any LPS points."""
 
     def __init__(self, volume: Volume) -> None:
+        self.name = volume.path or "a CT"
         self.grid = volume.grid
         self._density = torch.from_numpy(volume.voxels.astype(np.float32) - AIR_HU)[None, None]
         coarse = volume.resample(volume.grid.resampled(COARSE_MM))
