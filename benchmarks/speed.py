@@ -43,7 +43,7 @@ def encoder(network: TLT, image: torch.Tensor, bf16: bool = False) -> Callable[[
 
     def call() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return network.encode(image)[0]
+            return network.encode(image)
 
     return call
 
@@ -102,7 +102,7 @@ def cache_ratio() -> float:
     lesion, radius = torch.full((1, 3), 104.0), torch.tensor([10.0])
 
     def features() -> TokenMap:
-        return TokenMap(network.encode(image)[0][0], torch.zeros(3), config.token_mm)
+        return TokenMap(network.encode(image)[0], torch.zeros(3), config.token_mm)
 
     known = features()
     first, more = best_seconds(
@@ -127,7 +127,7 @@ def end_to_end_ratio() -> dict[str, float]:
         maps = []
         for image in (template, search):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                maps.append(network.encode(image)[0][0].float())
+                maps.append(network.encode(image)[0].float())
         network(*(TokenMap(m, torch.zeros(3), config.token_mm) for m in maps), lesion, radius)
 
     whole, quick = best_seconds(

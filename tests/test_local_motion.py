@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,18 +11,20 @@ from test_patch import PLACES, shifted_pair
 
 from tlt.model.network import TokenMap
 from tlt.systems.local_motion import (
-    FINE_TOKENS,
     PATCH_ROUNDS,
     TOKENS,
     LocalMotion,
     Matches,
+    Neighbourhood,
     fit_local_motion,
     patch_matches,
+    pooled,
     token_matches,
 )
 
 TOKEN_MM = 8.0
 PRIOR = torch.tensor([72.0, 72.0, 72.0])
+CLOSE = Neighbourhood(24.0, 12.0, 12.0, 4.0, 0.05)
 STILL = LocalMotion.constant(PRIOR, torch.zeros(3))
 
 
@@ -79,23 +82,34 @@ def test_tokens_are_looked_for_where_they_are_expected() -> None:
     template = unit_map(3)
     search, moved = moved_map(template, (3, 0, 0)), torch.tensor([24.0, 0.0, 0.0])
     expected = LocalMotion.constant(PRIOR, torch.tensor([20.0, 0.0, 0.0]))
-    near = token_matches(template, search, expected, FINE_TOKENS)
+    near = token_matches(template, search, expected, CLOSE)
     assert torch.allclose(near.moved_mm, moved.expand(len(near.moved_mm), 3), atol=0.5)
-    far = token_matches(template, search, STILL, FINE_TOKENS)  # 24 mm off, it reaches 12
-    assert (far.moved_mm.abs() <= FINE_TOKENS.reach_mm + 1e-3).all()
+    far = token_matches(template, search, STILL, CLOSE)  # 24 mm off, it reaches 12
+    assert (far.moved_mm.abs() <= CLOSE.reach_mm + 1e-3).all()
 
 
 def test_tokens_expected_outside_the_map_take_no_part() -> None:
     template = unit_map(3)
     gone = LocalMotion.constant(PRIOR, torch.tensor([300.0, 0.0, 0.0]))
-    matches = token_matches(template, template, gone, FINE_TOKENS)
+    matches = token_matches(template, template, gone, CLOSE)
     assert len(matches.weight) == 0
-    assert torch.isfinite(fit_local_motion(matches, gone, FINE_TOKENS).shift_mm).all()
+    assert torch.isfinite(fit_local_motion(matches, gone, CLOSE).shift_mm).all()
 
 
 def test_tokens_that_do_not_agree_are_told_by_their_spread() -> None:
     matches = token_matches(unit_map(3), unit_map(4), STILL, TOKENS)
     assert fit_local_motion(matches, STILL, TOKENS).spread_mm > 3.0
+
+
+def test_pooled_matches_weigh_the_same() -> None:
+    few = Matches(places(1, 5), torch.full((5, 3), 8.0), torch.full((5,), 0.01))
+    few.places_mm[0] = PRIOR
+    many = Matches(places(2, 300), torch.zeros(300, 3), torch.ones(300))
+    both = pooled(many, few, TOKENS)
+    assert len(both.weight) == 305
+    away = (both.places_mm - PRIOR).square().sum(-1)
+    weight = both.weight * torch.exp(-away / (2 * TOKENS.weight_mm**2))
+    assert weight[:300].sum() == pytest.approx(float(weight[300:].sum()), rel=1e-4)
 
 
 def test_patches_find_the_rest_of_a_motion_to_a_fraction_of_a_voxel() -> None:

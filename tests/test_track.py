@@ -18,7 +18,7 @@ from tlt.errors import ModelError, UsageError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Lesion, Match, Status
 from tlt.model.network import TLT
-from tlt.model.presets import PRESETS, ModelConfig
+from tlt.model.presets import PRESETS
 from tlt.model.weights import LoadedModel
 from tlt.registration.result import Registration
 from tlt.systems.affine import AffineSystem
@@ -37,10 +37,8 @@ TINY = replace(
     heads=2,
     layers=1,
     embedding=8,
-    fine_embedding=0,
     search_reach_mm=24.0,
 )
-FINE = replace(TINY, spacing_mm=2.0, strides=(1, 2, 1), fine_embedding=8)
 LESIONS = [
     Lesion("nodule", (-70.0, 0.0, 10.0), 14.0),
     Lesion("node", (0.0, 30.0, -40.0), 12.0),
@@ -75,9 +73,9 @@ def followup() -> Volume:
     return baseline().resample(grid, pull=MOTION.inverse())
 
 
-def tiny_tlt(config: ModelConfig = TINY) -> TLTSystem:
+def tiny_tlt() -> TLTSystem:
     torch.manual_seed(0)
-    return TLTSystem(LoadedModel(TLT(config).eval(), "tiny", "0" * 64, {}))
+    return TLTSystem(LoadedModel(TLT(TINY).eval(), "tiny", "0" * 64, {}))
 
 
 def track(system: System, error_mm=PRIOR_ERROR_MM, lesions=LESIONS, **images) -> PairResult:
@@ -166,22 +164,17 @@ def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float
 
 
 def test_tiles_give_the_features_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = tiny_tlt(FINE)
+    system = tiny_tlt()
     lesions, registration = LESIONS[:2], registration_with(PRIOR_ERROR_MM)
     pair = align(baseline(), followup(), lesions, registration, 4.0, 60.0)
-    whole = system.maps(pair.search)
+    whole = system.token_map(pair.search)
     done: list[float] = []
     monkeypatch.setattr(tlt.systems.tlt, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
-    tiled = system.maps(pair.search, done.append)
+    tiled = system.token_map(pair.search, done.append)
     assert len(done) > 3
     assert done[-1] == 1.0
-    for one, other in ((tiled.tokens, whole.tokens), (tiled.fine, whole.fine)):
-        assert one is not None
-        assert other is not None
-        assert torch.allclose(one.features, other.features, atol=1e-5)
-        assert torch.equal(one.origin_mm, other.origin_mm)
-    assert tiled.fine is not None
-    assert tiled.fine.token_mm == tiled.tokens.token_mm / 2
+    assert torch.allclose(tiled.features, whole.features, atol=1e-5)
+    assert torch.equal(tiled.origin_mm, whole.origin_mm)
 
 
 def test_images_that_are_all_alike_give_no_match_far_away() -> None:
@@ -203,7 +196,7 @@ def test_a_lesion_is_seen_at_its_prior_in_both_aligned_images() -> None:
 
 
 def test_the_network_alone_and_with_the_last_step() -> None:
-    model = LoadedModel(tiny_tlt(FINE).network, "tiny", "0" * 64, {})
+    model = LoadedModel(tiny_tlt().network, "tiny", "0" * 64, {})
     rough, fine = track(TLTSystem(model, refine=False)), track(TLTSystem(model))
     for before, after in zip(rough.features, fine.features, strict=True):
         assert before is not None

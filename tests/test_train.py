@@ -245,9 +245,9 @@ def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig)
 
 def test_terms_of_the_paper_alone_where_similarity_is_off(config: TrainConfig) -> None:
     pair = validation_set(config, SMALL_PAIRS(queries=4))[0]
-    paper = loss_terms(TLT(replace(TINY, similarity=False, fine_embedding=0)), pair, config)
+    paper = loss_terms(TLT(replace(TINY, similarity=False)), pair, config)
     assert set(paper) == {"center", "focal", "token"}
-    assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast", "fine"}
+    assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast"}
 
 
 def test_a_run_is_not_overwritten(config: TrainConfig) -> None:
@@ -260,7 +260,7 @@ def test_a_run_is_not_overwritten(config: TrainConfig) -> None:
 
 def test_a_run_may_start_from_weights(config: TrainConfig, tmp_path: Path) -> None:
     torch.manual_seed(5)
-    known = TLT(replace(TINY, fine_embedding=0))
+    known = TLT(replace(TINY, similarity=False))
     save_weights(known, tmp_path / "known.safetensors", {})
     start = config.model_copy(
         update={"start": str(tmp_path / "known.safetensors"), "steps": 1, "learning_rate": 0.0}
@@ -269,4 +269,4 @@ def test_a_run_may_start_from_weights(config: TrainConfig, tmp_path: Path) -> No
     for name, value in known.state_dict().items():
         if "running" not in name and "tracked" not in name:  # batch statistics move all the same
             assert torch.allclose(made[name], value, atol=1e-6), name
-    assert any(name.startswith("fine.") for name in made)
+    assert any(name.startswith("embed.") for name in made)

@@ -31,8 +31,7 @@ from tlt.model.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
 
-SOFT_TARGET_MM, FINE_TARGET_MM = 6.0, 3.0
-FINE_REACH_MM = 16.0
+SOFT_TARGET_MM = 6.0
 
 
 class LossWeights(BaseModel):
@@ -44,7 +43,6 @@ class LossWeights(BaseModel):
     focal: float = 0.02
     token: float = 1.0
     contrast: float = 1.0
-    fine: float = 0.5
 
 
 class TrainConfig(BaseModel):
@@ -139,29 +137,24 @@ def read_anatomies(folder: Path) -> list[Anatomy]:
     return [Anatomy(load_volume(path)) for path in ct_files(folder)]
 
 
-def predict(
-    network: TLT, pair: TrainingPair, bf16: bool
-) -> tuple[Prediction, list[TokenMap], list[TokenMap]]:
-    """The prediction for the pair's queries, and the token maps of template and search crop.
-
-    Third, the maps of their fine embedding; an empty list where the preset has none.
-    """
-    token_mm = network.config.token_mm
+def predict(network: TLT, pair: TrainingPair, bf16: bool) -> tuple[Prediction, TokenMap, TokenMap]:
+    """The prediction for the pair's queries, and the token maps of template and search crop."""
     images = torch.stack([pair.template, pair.search]).contiguous(
         memory_format=torch.channels_last_3d
     )
     origins = (pair.template_origin_mm, pair.search_origin_mm)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        features, embedded = network.encode(images)
-        maps = [TokenMap(f, o, token_mm) for f, o in zip(features, origins, strict=True)]
-        predicted = network(*maps, pair.centers_mm, pair.radius_mm)
-    fine = [] if embedded is None else zip(embedded, origins, strict=True)
-    return predicted, maps, [TokenMap(f, o, token_mm / 2) for f, o in fine]
+        features = network.encode(images)
+        template, search = (
+            TokenMap(f, o, network.config.token_mm) for f, o in zip(features, origins, strict=True)
+        )
+        predicted = network(template, search, pair.centers_mm, pair.radius_mm)
+    return predicted, template, search
 
 
 def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[str, Tensor]:
     """Every term of the loss for one pair, not yet weighted."""
-    predicted, (template, search), fine = predict(network, pair, config.bf16)
+    predicted, template, search = predict(network, pair, config.bf16)
     positions = predicted.positions_mm
     labels = losses.gaussian_labels(positions, pair.truth_mm, pair.radius_mm)
     targets = losses.soft_targets(positions, pair.truth_mm, SOFT_TARGET_MM)
@@ -178,11 +171,6 @@ def loss_terms(network: TLT, pair: TrainingPair, config: TrainConfig) -> dict[st
         goal = losses.soft_targets(everywhere_mm, pair.anchors_truth_mm, SOFT_TARGET_MM)
         scores = losses.CONTRAST_SCALE * anchors @ everywhere.mT
         terms["contrast"] = losses.token_cross_entropy(scores, goal)
-    if fine:
-        near, near_mm = fine[1].windows(pair.anchors_near_mm, FINE_REACH_MM)
-        scores = losses.CONTRAST_SCALE * near @ fine[0].sample(pair.anchors_mm)[..., None]
-        goal = losses.soft_targets(near_mm, pair.anchors_truth_mm, FINE_TARGET_MM)
-        terms["fine"] = losses.token_cross_entropy(scores.squeeze(-1), goal)
     return terms
 
 
@@ -336,7 +324,7 @@ def save_checkpoint(path: Path, network, average, optimizer, step: int) -> None:
 
 def write_row(path: Path, row: dict[str, float]) -> None:
     """Append a row to the log; columns that a row lacks stay empty."""
-    columns = ["step", "seconds", "prior", "center", "focal", "token", "contrast", "fine"]
+    columns = ["step", "seconds", "prior", "center", "focal", "token", "contrast"]
     columns += ["val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm"]
     new = not path.exists()
     with path.open("a", newline="") as file:

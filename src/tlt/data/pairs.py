@@ -23,8 +23,6 @@ from tlt.errors import InputError
 from tlt.geometry import AffineTransform, Grid, Points
 from tlt.volume import AIR_HU
 
-FINE_SHIFT_MM = 8.0
-
 
 @dataclass(frozen=True)
 class PairConfig:
@@ -63,8 +61,6 @@ class TrainingPair:
         centers_mm, truth_mm, radius_mm: (Q, 3), (Q, 3), (Q,): priors of the queries (also their
             places in the template), their true places in the search crop, their radii.
         anchors_mm, anchors_truth_mm: (M, 3) places in the template and in the search crop.
-        anchors_near_mm: (M, 3) places near the latter, about which the fine embedding looks. They
-            come from the truth; an embedding does not know its window, so nothing leaks.
     """
 
     template: Tensor
@@ -76,7 +72,6 @@ class TrainingPair:
     radius_mm: Tensor
     anchors_mm: Tensor
     anchors_truth_mm: Tensor
-    anchors_near_mm: Tensor
 
 
 def draw_training_pair(
@@ -178,7 +173,6 @@ def _draw_from(
     queries, anchors = np.resize(queries, config.queries), np.resize(anchors, config.anchors)
     radii = np.exp(rng.uniform(np.log(3), np.log(25), len(known)))
     radii[: len(lesions)] = [lesion.radius_mm for lesion in lesions]
-    near = truth[anchors] + rng.uniform(-FINE_SHIFT_MM, FINE_SHIFT_MM, (config.anchors, 3))
     return TrainingPair(
         template=torch.from_numpy(template)[None],
         search=torch.from_numpy(search)[None],
@@ -189,7 +183,6 @@ def _draw_from(
         radius_mm=_tensor(radii[queries]),
         anchors_mm=_tensor(prior[anchors]),
         anchors_truth_mm=_tensor(truth[anchors]),
-        anchors_near_mm=_tensor(near),
     )
 
 

@@ -95,12 +95,9 @@ class Backbone(nn.Module):
                 stages.append(block(width, outputs, stride if index == 0 else 1))
                 width = outputs
         self.stages = nn.Sequential(*stages)
-        self.fine_blocks = sum(config.blocks[: config.fine_stages])
 
-    def forward(self, image_hu: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C, ...) of the tokens, and (B, F, ...) before the last stride of 2."""
-        fine = self.stages[: self.fine_blocks](self.stem(self.scaled(image_hu)))
-        return self.stages[self.fine_blocks :](fine), fine
+    def forward(self, image_hu: Tensor) -> Tensor:
+        return self.stages(self.stem(self.scaled(image_hu)))
 
     def scaled(self, image_hu: Tensor) -> Tensor:
         """One channel a window: 0 at its lower, 1 at its upper end."""

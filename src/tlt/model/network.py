@@ -21,7 +21,6 @@ from tlt.model.center_predictor import (
     global_regression,
 )
 from tlt.model.cross_attention import CrossAttentionTransformer, Line, sine_encoding
-from tlt.model.fine_embedding import FineEmbedding
 from tlt.model.presets import ModelConfig
 from tlt.model.sparse_selection import Selected, crop_tokens, select_tokens
 
@@ -123,17 +122,10 @@ class TLT(nn.Module):
             self.embed = nn.Linear(width, config.embedding)
             self.similarity_token = nn.Linear(1, width)
             self.similarity_logit = nn.Parameter(torch.tensor(6.0))
-        if config.fine_embedding:
-            self.fine = FineEmbedding(config)
 
-    def encode(self, image_hu: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, C, d, h, w) of a CT window (B, 1, D, H, W) in HU.
-
-        Second, where the preset has them, unit vectors (B, E, ...) at half the token distance.
-        """
-        deep, fine = self.backbone(image_hu)
-        embedded = self.fine(fine, deep) if self.config.fine_embedding else None
-        return self.projection(deep), embedded
+    def encode(self, image_hu: Tensor) -> Tensor:
+        """Features (B, C, d, h, w) of a CT window (B, 1, D, H, W) in HU."""
+        return self.projection(self.backbone(image_hu))
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Unit vectors (..., E) by which the same anatomy is recognised in both images."""

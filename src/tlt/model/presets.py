@@ -41,8 +41,6 @@ class ModelConfig:
         similarity: give the search tokens, and the class logits, the similarity of learned
             embeddings (ours, not the paper's; see docs/method.md).
         embedding: width of that embedding.
-        fine_embedding: width of a second embedding at half the token distance, by which the
-            deformable step matches; 0 for none (ours).
         sss, raam, global_regression: the modules of Table 2 and Table S1.
         threshold: Tr of sparse selection.
         template_reach_mm: template tokens farther than this from the lesion are never selected.
@@ -70,7 +68,6 @@ class ModelConfig:
     raam_keys: str = "template_line"
     similarity: bool = False
     embedding: int = 64
-    fine_embedding: int = 0
     sss: bool = True
     raam: bool = True
     global_regression: bool = True
@@ -92,16 +89,6 @@ class ModelConfig:
     def token_mm(self) -> float:
         """Millimetres between neighbouring tokens."""
         return self.stride * self.spacing_mm
-
-    @property
-    def fine_stages(self) -> int:
-        """Stages before the last stride: their features lie at half the token distance."""
-        return max((i for i, stride in enumerate(self.strides) if stride > 1), default=0)
-
-    @property
-    def fine_channels(self) -> int:
-        """Channels of those features."""
-        return self.channels[self.fine_stages]
 
     @property
     def width(self) -> int:
@@ -147,7 +134,6 @@ PRESETS = {
         strides=(1, 2, 1),
         blocks=(1, 2, 1),
         similarity=True,
-        fine_embedding=32,
         heads=4,
         template_reach_mm=14.0,
         search_reach_mm=40.0,

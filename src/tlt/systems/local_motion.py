@@ -1,9 +1,9 @@
 """How the tissue about a lesion moved: a local affine held by many matches (ours, not the paper's).
 
-What surrounds a lesion moves with it. Places near it are matched on their own, coarsely by the
-tokens' embedding, then by the fine embedding, last by small patches, and each round fits one
-affine displacement, robustly. A lesion that changed, or that has a double, is held by what did
-not.
+What surrounds a lesion moves with it. Places near it are matched on their own, first far and
+wide, by the tokens' embedding and by large patches alike, then closer by small patches; each round
+fits one affine displacement, robustly. A lesion that changed, or that has a double, is held by what
+did not.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class Neighbourhood:
 
 # Chosen on simulated pairs of the training CTs (docs/decisions/0007).
 TOKENS = Neighbourhood(40.0, 32.0, 20.0, 4.0, 0.1)
-FINE_TOKENS = Neighbourhood(24.0, 12.0, 12.0, 4.0, 0.05)
+FAR = Neighbourhood(20.0, 28.0, 20.0, 4.0, 0.1)
 WIDE_PATCHES = Neighbourhood(14.0, 10.0, 12.0, 3.0, 0.05)
 CLOSE_PATCHES = Neighbourhood(7.0, 4.0, 8.0, 3.0, 0.05)
-# No penalty for distance: it would pull every patch towards what was believed.
+FAR_PATCHES = (FAR, PatchStep(32.0, FAR.reach_mm, 4.0, penalty_mm=40.0))
+# Then no penalty for distance: it would pull every patch towards what was believed.
 PATCH_ROUNDS = (
     (WIDE_PATCHES, PatchStep(20.0, WIDE_PATCHES.reach_mm, 2.0, math.inf)),
     (CLOSE_PATCHES, PatchStep(16.0, CLOSE_PATCHES.reach_mm, 2.0, math.inf)),
@@ -174,6 +175,18 @@ def patch_matches(
     moved = torch.as_tensor(np.array([f.center_mm for f in found])).to(places) - places
     correlation = torch.tensor([f.correlation for f in found]).to(places)
     return Matches(places, moved, correlation.clamp(min=0).square())
+
+
+def pooled(first: Matches, second: Matches, near: Neighbourhood) -> Matches:
+    """Both together, each with the same weight about the place (the second's first) in sum."""
+
+    def total(matches: Matches) -> Tensor:
+        distance2 = (matches.places_mm - second.places_mm[0]).square().sum(-1)
+        return (matches.weight * torch.exp(-distance2 / (2 * near.weight_mm**2))).sum()
+
+    share = total(first) / total(second).clamp(min=1e-6)
+    scaled = second._replace(weight=second.weight * share)
+    return Matches(*(torch.cat(both) for both in zip(first, scaled, strict=True)))
 
 
 def _directions() -> Tensor:

@@ -6,7 +6,7 @@ only as far as lesions and receptive field reach; each further lesion costs the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,32 +16,20 @@ from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.local_motion import (
-    FINE_TOKENS,
+    FAR_PATCHES,
     PATCH_ROUNDS,
     TOKENS,
     LocalMotion,
     embedding_map,
     fit_local_motion,
     patch_matches,
+    pooled,
     token_matches,
 )
 from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
 TILE_VOXELS = 3_000_000
-
-
-@dataclass(frozen=True)
-class Maps:
-    """All that the network computes once for an image.
-
-    Attributes:
-        tokens: features, for the transformer.
-        fine: the fine embedding; None where the preset has none.
-    """
-
-    tokens: TokenMap
-    fine: TokenMap | None
 
 
 class TLTSystem:
@@ -73,90 +61,71 @@ class TLTSystem:
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
         """Network prediction and, with ``refine``, the last step for each lesion."""
         report = progress or _silent
-        search = self.maps(pair.search, lambda done: report("follow-up features", done))
-        template = self.maps(
+        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
+        template = self.token_map(
             seen_through(pair.template, pair.search),
             lambda done: report("baseline features", done),
         )
-        levels = self._levels(template, search) if self.refine else []
+        embedded: tuple[TokenMap, TokenMap] | None = None
+        if self.refine and self.config.similarity:
+            embedded = embedding_map(self.network, template), embedding_map(self.network, search)
         located: list[Location] = []
         count = len(pair.prior_mm)
         for start in range(0, count, LESIONS_AT_ONCE):
             part = slice(start, start + LESIONS_AT_ONCE)
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
-            predicted = self.network(template.tokens, search.tokens, centers, radii)
+            predicted = self.network(template, search, centers, radii)
             for index in range(len(centers)):
                 evidence = self._evidence(predicted, index)
                 shift = predicted.center_mm[index] - centers[index]
                 motion = LocalMotion.constant(centers[index], shift)
                 if self.refine:
-                    motion = self._refined(pair, motion, levels, evidence)
+                    motion = self._refined(pair, motion, embedded, evidence)
                 located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
 
-    def maps(self, volume: Volume, progress=None) -> Maps:
+    def token_map(self, volume: Volume, progress=None) -> TokenMap:
         """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
         step, halo = self.config.stride, self.config.halo
-        halo += -halo % step + step  # between two tokens the fine embedding needs both
+        halo += -halo % step
         depth, height, width = volume.voxels.shape
         thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
-        tiles: list[list[Tensor]] = [[], []]
+        tiles = []
         for start in range(0, depth, thick):
             low, high = max(0, start - halo), min(depth, start + thick + halo)
             part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
             image = torch.from_numpy(part)[None, None].to(self.device)
-            for kept, features, stride in zip(
-                tiles, self._encode(image), (step, step // 2), strict=True
-            ):
-                if features is not None:
-                    first = (start - low) // stride
-                    count = -(-min(thick, depth - start) // stride)
-                    kept.append(features[:, first : first + count])
+            features = self._encode(image)
+            first = (start - low) // step
+            tiles.append(features[:, first : first + -(-min(thick, depth - start) // step)])
             if progress is not None:
                 progress(min(1.0, (start + thick) / depth))
-        origin, token_mm = self._tensor(volume.grid.origin_mm), self.config.token_mm
-        coarse, fine = tiles
-        return Maps(
-            TokenMap(torch.cat(coarse, 1), origin, token_mm),
-            TokenMap(torch.cat(fine, 1), origin, token_mm / 2) if fine else None,
-        )
+        origin = self._tensor(volume.grid.origin_mm)
+        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
 
-    def _encode(self, image: Tensor) -> list[Tensor | None]:
-        """Features (C, d, h, w) and fine embedding, float32, of a tile (1, 1, D, H, W)."""
+    def _encode(self, image: Tensor) -> Tensor:
+        """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
         image = image.contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
-            encoded = self.network.encode(image)
-        return [None if part is None else part[0].float() for part in encoded]
-
-    def _levels(self, template: Maps, search: Maps) -> list[tuple[TokenMap, TokenMap]]:
-        """Embeddings of both images that tissue is matched by, the coarser first."""
-        levels = []
-        if self.config.similarity:
-            levels.append(
-                (
-                    embedding_map(self.network, template.tokens),
-                    embedding_map(self.network, search.tokens),
-                )
-            )
-        if template.fine is not None and search.fine is not None:
-            levels.append((template.fine, search.fine))
-        return levels
+            return self.network.encode(image)[0].float()
 
     def _refined(
         self,
         pair: AlignedPair,
         predicted: LocalMotion,
-        levels: list[tuple[TokenMap, TokenMap]],
+        embedded: tuple[TokenMap, TokenMap] | None,
         evidence: dict[str, float],
     ) -> LocalMotion:
-        """What the tissue about a lesion makes of the network's answer; adds to the evidence."""
-        motion = predicted
-        # The first round looks about the prior: a network that errs must not lead it astray.
-        expected = LocalMotion.constant(motion.center_mm, torch.zeros_like(motion.shift_mm))
-        for maps, near in zip(levels, (TOKENS, FINE_TOKENS), strict=False):
-            motion = fit_local_motion(token_matches(*maps, expected, near), motion, near)
-            expected = motion
+        """What the tissue about a lesion makes of the network's answer; adds to the evidence.
+
+        The first round looks about the prior: a network that errs must not lead it astray.
+        """
+        still = LocalMotion.constant(predicted.center_mm, torch.zeros_like(predicted.shift_mm))
+        matches = patch_matches(pair, still, *FAR_PATCHES)
+        if embedded is not None:
+            matches = pooled(token_matches(*embedded, still, TOKENS), matches, TOKENS)
+        motion = fit_local_motion(matches, predicted, TOKENS)
         evidence["tissue_mm"] = motion.spread_mm
         for near, step in PATCH_ROUNDS:
             matches = patch_matches(pair, motion, near, step)
