@@ -12,13 +12,15 @@ from PIL import Image
 
 from tlt.cli.main import main
 from tlt.data.dls import read_dls
+from tlt.data.followup import Study, Truth
 from tlt.errors import InputError
-from tlt.evaluate import evaluate, evaluate_dls, folder_cases
+from tlt.evaluate import Case, evaluate, evaluate_dls, folder_cases
 from tlt.geometry import Grid
 from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import write_lesions_csv
 from tlt.lesion import Lesion
 from tlt.track import Tracker
+from tlt.volume import Volume
 
 SERIES = {"source": "000001_01_01", "target": "000001_02_01"}
 SPACING = (2.0, 2.0, 3.0)
@@ -44,16 +46,52 @@ def test_a_folder_of_pairs_is_scored_where_the_truth_is_known(tmp_path: Path) ->
     assert [(r.patient, r.lesion) for r in rows] == [
         *(("anna", "L1"), ("anna", "L2"), ("anna", "L3"), ("bert", "L1"), ("bert", "L2"))
     ]
-    assert max(r.error_mm for r in rows[:2]) < 2.0
+    assert max(r.error_mm for r in rows if r.lesion != "L3") < 2.0  # L3 lies at the edge
     assert rows[0].slice_mm == GRID.spacing_mm[2]
     with pytest.raises(InputError, match="no pair in it"):
         list(folder_cases(tmp_path / "bert" / "nothing"))
 
 
+def test_a_pair_that_is_refused_is_a_miss_and_the_others_go_on(tmp_path: Path) -> None:
+    written_pair(tmp_path / "anna")
+    written_pair(tmp_path / "bert")
+    other = ball_volume(LESIONS)
+    noise = np.random.default_rng(0).normal(0, 300, other.voxels.shape).astype(np.int16)
+    save_volume(Volume(noise, other.grid), tmp_path / "anna" / "followup.nii.gz")
+    said: list[str] = []
+    tracker = Tracker.load("affine", device="cpu")
+    outcomes = evaluate([tracker], folder_cases(tmp_path), said.append)["affine"]
+    assert [o.row.found_mm is None for o in outcomes] == [True] * 3 + [False] * 3
+    assert "part of the body" in said[0]
+
+
+def test_lesions_that_vanished_are_known_as_such() -> None:
+    lesions = tuple(
+        Truth(lesion, tuple(np.add(lesion.center_mm, SHIFT_MM).tolist()), True, gone)
+        for lesion, gone in zip(LESIONS, (True, False, False), strict=True)
+    )
+    study = Study(ball_volume(LESIONS), ball_volume(LESIONS[1:], SHIFT_MM), lesions)
+    cases = [Case("a", "a", study)]
+    tracker = Tracker.load("affine", device="cpu")
+    every = evaluate([tracker], cases, with_vanished=True)["affine"]
+    assert [(o.row.lesion, o.vanished) for o in every] == [
+        ("L1", True), ("L2", False), ("L3", False),
+    ]  # fmt: skip
+    assert [o.row.lesion for o in evaluate([tracker], cases)["affine"]] == ["L2", "L3"]
+
+
+def test_a_pair_without_any_truth_is_passed_over(tmp_path: Path) -> None:
+    written_pair(tmp_path / "anna")
+    written_pair(tmp_path / "bert")
+    header = (tmp_path / "anna" / "truth.csv").read_text().splitlines()[0]
+    (tmp_path / "anna" / "truth.csv").write_text(header + "\n")
+    assert [case.name for case in folder_cases(tmp_path)] == ["bert"]
+
+
 def deeplesion(folder: Path) -> tuple[Path, Path, Path]:
     """Two series of PNG slices, DL_info.csv and the list of one pair, as they are published."""
     lines = ["File_name,Slice_range,Spacing_mm_px_"]
-    record: dict = {"target box": [0.0, 0.0, 0.0, 60.0, 50.0, 40.0]}
+    record: dict = {"target box": [19.0, 12.0, 15.0, 12.0, 12.0, 8.0]}
     grid = Grid((60, 50, 40), SPACING, (0.0, 0.0, 0.0))
     lesion_px = np.array([22.0, 20.0, 18.0])
     for side, moved in (("source", (0, 0, 0)), ("target", MOVED_PX)):
@@ -153,6 +191,10 @@ def test_the_command_scores_files_and_trackers(tmp_path: Path, capsys) -> None:
     for wrong, code in (
         (["--tracker", "affine"], 2),
         (["--tracker", "none", "--dataset", str(tmp_path)], 2),
+        (["--predictions", str(rows), "--tracker", "patch"], 2),
+        (["--dataset", str(tmp_path), "--field", "patch"], 2),
+        (["--dataset", str(rows)], 2),
+        (["--dataset", str(tmp_path / "none")], 3),
         (["--predictions", str(tmp_path / "none.json")], 3),
     ):
         assert main(["evaluate", *wrong]) == code

@@ -15,7 +15,7 @@ from tlt.data.pairs import PairConfig, TrainingPair, _draw_crops, draw_prior, dr
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError
 from tlt.geometry import Grid
-from tlt.volume import Volume
+from tlt.volume import AIR_HU, Volume
 
 SMALL = PairConfig(
     crops_zyx=((32, 44, 40),),
@@ -144,6 +144,36 @@ def test_difficulty_scales_the_displacements() -> None:
         moved = [(p.anchors_truth_mm - p.anchors_mm).numpy() for p in pairs]
         spread.append(np.mean([m.std(0).mean() for m in moved]))
     assert spread[0] < 0.6 * spread[1]
+
+
+def empty_planes(image: np.ndarray, axis: int) -> np.ndarray:
+    """Which planes along an array axis hold nothing but air."""
+    others = tuple(a for a in range(3) if a != axis)
+    return (image == AIR_HU).all(others)
+
+
+def test_a_field_of_view_ends_inside_the_crops_and_the_template_loses_it_too() -> None:
+    cut = 0
+    for seed in range(4):
+        pair = pair_of(seed, replace(SMALL, cut_share=0.5))
+        template = as_volume(pair.template, pair.template_origin_mm)
+        search = as_volume(pair.search, pair.search_origin_mm)
+        whole = pair_of(seed, replace(SMALL, cut_share=0.0))
+        assert not any(empty_planes(whole.search[0].numpy(), a).any() for a in range(3))
+        for axis_zyx in range(3):
+            gone = empty_planes(search.voxels, axis_zyx)
+            place = search.grid.origin_mm[2 - axis_zyx] + 2.0 * np.arange(len(gone))
+            cut += gone.sum()
+            for points in (pair.truth_mm, pair.anchors_truth_mm):
+                nearest = np.rint((points[:, 2 - axis_zyx].numpy() - place[0]) / 2.0).astype(int)
+                assert not gone[nearest].any()  # what is to be found is in view
+            lost = empty_planes(template.voxels, axis_zyx)
+            start = template.grid.origin_mm[2 - axis_zyx]
+            deep = ndimage.binary_erosion(gone, border_value=True)  # the grids lie between voxels
+            there = np.rint((place[deep] - start) / 2.0).astype(int)
+            inside = there[(there >= 1) & (there < len(lost) - 1)]
+            assert lost[inside].all()
+    assert cut > 20
 
 
 def test_a_ct_without_a_body_is_refused() -> None:

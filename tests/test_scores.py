@@ -41,6 +41,12 @@ def test_predictions_of_dls_are_rows_too(tmp_path: Path) -> None:
     path.write_text("{nonsense")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         read_rows(path)
+    path.write_text(json.dumps({"tlt": []}))
+    with pytest.raises(InputError, match="nothing was tracked"):
+        read_rows(path)
+    path.write_text(json.dumps({"a": [1]}))
+    with pytest.raises(InputError, match="pair a"):
+        read_rows(path)
     path.write_text(json.dumps({"tlt": [{"truth_mm": [0, 0, 0]}]}))
     with pytest.raises(InputError, match="a row cannot be read"):
         read_rows(path)

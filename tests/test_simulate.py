@@ -19,7 +19,17 @@ from tlt.data.appearance import (
     grown,
     paint_lesion,
 )
-from tlt.data.followup import SimulatedStudy, StudyRange, paint_volume, simulate_study
+from tlt.data.followup import (
+    GAP_MM,
+    LEAST_CONTRAST_HU,
+    SimulatedStudy,
+    StudyRange,
+    apart,
+    distinctness,
+    draw_lesions,
+    paint_volume,
+    simulate_study,
+)
 from tlt.data.motion import Motion, MotionRange, draw_motion
 from tlt.data.simulate import Anatomy, render
 from tlt.errors import InputError
@@ -202,3 +212,41 @@ def test_growth_keeps_the_place_and_stays_in_bounds() -> None:
     ratios = np.array([each.radius_mm / 8.0 for each in later])
     assert {each.center_mm for each in later} == {lesion.center_mm}
     assert 0.5 <= ratios.min() < 0.55 < 1.9 < ratios.max() <= 2.0
+
+
+def test_lesions_do_not_grow_into_each_other() -> None:
+    before = [ball((0, 0, 0), 8.0), ball((40, 0, 0), 6.0), ball((0, 90, 0), 5.0)]
+    later = [replace(before[0], radius_mm=30.0), before[1], replace(before[2], radius_mm=10.0)]
+    known = [Lesion("K", (0.0, -30.0, 0.0), 10.0)]
+    free = apart(later, before, known)
+    assert free[0].radius_mm == pytest.approx(30.0 - 10.0 - GAP_MM)  # the known one is nearest
+    assert free[1].radius_mm == 6.0  # it never shrinks for its neighbour
+    assert free[2].radius_mm == 10.0
+
+
+def shape_of(density) -> Anatomy:
+    """An anatomy whose HU are a function of x, y, z."""
+    grid = torso_grid((60, 60, 60), (1.0, 1.0, 1.0))
+    points = grid.index_to_mm(np.stack(np.indices(grid.shape_zyx), -1))
+    hu = density(*np.moveaxis(points, -1, 0))
+    return Anatomy(Volume(np.asarray(hu, np.float32), grid))
+
+
+def test_a_place_is_distinct_only_if_it_can_be_told_in_every_direction() -> None:
+    center = np.zeros(3)
+    flat = shape_of(lambda x, y, z: 40.0 + 0 * x)
+    plane = shape_of(lambda x, y, z: np.where(x > 0, 40.0, -800.0))
+    vessel = shape_of(lambda x, y, z: np.where(np.hypot(x, y) < 4, 40.0, -800.0))
+    nodule = shape_of(lambda x, y, z: np.where(np.hypot(np.hypot(x, y), z) < 6, 40.0, -800.0))
+    assert max(distinctness(a, center) for a in (flat, plane, vessel)) < 1.0
+    assert distinctness(nodule, center) > 20.0
+
+
+def test_painted_lesions_can_be_seen() -> None:
+    anatomy = Anatomy(torso_with_blob())
+    drawn = draw_lesions(np.random.default_rng(3), anatomy, 6, [])
+    assert len(drawn) == 6
+    for lesion in drawn:
+        near = np.array(lesion.center_mm) + np.random.default_rng(0).normal(0, 1.0, (50, 3))
+        hu = anatomy.density_hu(torch.from_numpy(near).float()[None, None]).ravel()
+        assert float((hu - lesion.hu).abs().median()) > 0.8 * LEAST_CONTRAST_HU

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tlt.errors import InputError
 from tlt.metrics import LesionRow
 from tlt.statistics import bootstrap_mean, compare
 
@@ -43,6 +44,13 @@ def test_an_interval_leaves_misses_out_of_the_error_and_needs_two_patients() -> 
     assert math.isnan(bootstrap_mean(rows_of([1.0, 2.0], ["a", "a"]), lambda r: r.error_mm).low)
 
 
+def test_an_interval_is_of_lesions_not_of_patients_means() -> None:
+    patients = [f"p{i // 10}" for i in range(90)] + ["alone"]
+    found = bootstrap_mean(rows_of([1.0] * 90 + [11.0], patients), lambda r: r.error_mm)
+    assert found.low == 1.0
+    assert found.high < 1.6  # the mean of patients' means is 2
+
+
 def test_paired_tests_by_hand() -> None:
     first, second = [1.0, 2.0, 3.0, 12.0, 11.0, 1.0], [2.0, 4.0, 2.0, 4.0, 13.0, 11.0]
     found = compare(rows_of(first), rows_of(second))
@@ -73,7 +81,10 @@ def test_patients_are_averaged_first() -> None:
 def test_equal_and_unequal_lists() -> None:
     same = rows_of([1.0, 2.0])
     assert compare(same, same).p_lesions == 1.0
-    with pytest.raises(ValueError, match="same lesions"):
+    assert compare(same, rows_of([2.0, 3.0])).p_lesions == 0.0
+    with pytest.raises(InputError, match="same lesions"):
         compare(same, rows_of([1.0]))
-    with pytest.raises(ValueError, match="same lesions"):
+    with pytest.raises(InputError, match="twice"):
+        compare([*same, same[0]], same)
+    with pytest.raises(InputError, match="same lesions"):
         compare(same, [replace(row, lesion=f"x{row.lesion}") for row in same])

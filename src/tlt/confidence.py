@@ -35,7 +35,17 @@ class Calibration:
     intercept: float
 
     def probability(self, features: dict[str, float]) -> float:
-        """The confidence in [0, 1]."""
+        """The confidence in [0, 1].
+
+        Raises:
+            ModelError: a feature is missing: it was fitted for another version of the tracker.
+        """
+        missing = [name for name in self.weights if name not in features]
+        if missing:
+            raise ModelError(
+                f"the calibration of the confidence wants '{missing[0]}', which this tracker does "
+                "not give; make it again with 'tlt experiment calibrate'"
+            )
         logit = self.intercept + sum(w * features[name] for name, w in self.weights.items())
         return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
 

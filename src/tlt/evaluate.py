@@ -17,12 +17,9 @@ from tlt.io.images import ct_files, load_volume
 from tlt.io.lesions import read_lesions
 from tlt.lesion import Lesion
 from tlt.metrics import LesionRow
-from tlt.registration.affine import register_affine
 from tlt.registration.result import Registration
-from tlt.track import Tracker
+from tlt.track import Tracker, register_pair
 from tlt.volume import Volume
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +34,10 @@ class Outcome:
     row: LesionRow
     features: dict[str, float] | None
     vanished: bool = False
+
+
+Report = Callable[[str], None]
+Save = Callable[[dict[str, list[Outcome]]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,15 +92,20 @@ def evaluate(
     cases: Iterable[Case],
     report: Report | None = None,
     with_vanished: bool = False,
+    save: Save | None = None,
 ) -> dict[str, list[Outcome]]:
     """Outcomes of each tracker by name, over the lesions in view that are there, or all in view.
 
-    All trackers of a case start from the same registration.
+    All trackers of a case start from the same registration. A pair that is refused is a miss.
+    ``report`` gets a line, and ``save`` all outcomes so far, after each case.
     """
     outcomes: dict[str, list[Outcome]] = {tracker.name: [] for tracker in trackers}
     for case in cases:
         study = case.study
-        registration = register_affine(study.baseline, study.followup)
+        try:
+            registration = register_pair(study.baseline, study.followup)
+        except TltError as error:
+            registration, line = None, f"{case.name}: {error}"
         for tracker in trackers:
             found = track_study(tracker, case, registration)
             outcomes[tracker.name] += [
@@ -107,14 +113,20 @@ def evaluate(
                 for outcome, truth in zip(found, study.truth, strict=True)
                 if truth.in_view and (with_vanished or not truth.vanished)
             ]
+        if registration is not None:
+            line = _line(case, outcomes, registration.similarity)
         if report is not None:
-            report(_line(case, outcomes, registration.similarity))
+            report(line)
+        if save is not None:
+            save(outcomes)
     return outcomes
 
 
-def track_study(tracker: Tracker, case: Case, registration: Registration) -> list[Outcome]:
-    """One outcome for each lesion of a study, in their order."""
+def track_study(tracker: Tracker, case: Case, registration: Registration | None) -> list[Outcome]:
+    """One outcome for each lesion of a study, in their order; misses without a registration."""
     study = case.study
+    if registration is None:
+        return [Outcome(_missed(case, truth), None, truth.vanished) for truth in study.truth]
     result = tracker.track_pair(
         study.baseline, study.followup, study.lesions, registration=registration
     )
@@ -135,26 +147,37 @@ def track_study(tracker: Tracker, case: Case, registration: Registration) -> lis
                 study.followup.grid.spacing_mm[2],
             ),
             features,
+            truth.vanished,
         )
         for truth, match, features in zip(study.truth, result.matches, result.features, strict=True)
     ]
 
 
+def _missed(case: Case, truth: Truth) -> LesionRow:
+    """The row of a lesion whose pair could not be tracked."""
+    lesion, slice_mm = truth.lesion, case.study.followup.grid.spacing_mm[2]
+    judged = (lesion.label, lesion.radius_mm, truth.center_mm, None, None, 0.0, math.nan, slice_mm)
+    return LesionRow(case.name, lesion.id, case.patient, *judged)
+
+
 def folder_cases(folder: Path) -> Iterator[Case]:
     """The pairs of a folder of folders, each as ``tlt simulate`` writes it.
 
-    A lesion without a row in truth.csv is not scored. The patient is the part of the folder's name
-    before ``--``, or the whole.
+    A lesion without a row in truth.csv is not scored, one with a row is judged by its radius in the
+    baseline. The patient is the part of the folder's name before ``--``, or the whole.
 
     Raises:
-        InputError: no pair, or one that cannot be read.
+        InputError: no pair with a truth, or one that cannot be read.
     """
+    found = False
     places = sorted(path.parent for path in folder.glob("*/truth.csv"))
     if (folder / "truth.csv").is_file():
         places.insert(0, folder)
     if not places:
         raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
     for place in places:
+        if len((place / "truth.csv").read_text().split("\n", 1)[-1].strip()) == 0:
+            continue  # every lesion of a simulated pair may be gone or out of view
         baseline, followup = (_image(place, name) for name in ("baseline", "followup"))
         lesions = read_lesions(place / "lesions.csv", baseline)
         known = {lesion.id: lesion for lesion in read_lesions(place / "truth.csv", followup)}
@@ -164,8 +187,11 @@ def folder_cases(folder: Path) -> Iterator[Case]:
             if lesion.id in known
         )
         if truth:
+            found = True
             study = Study(baseline, followup, truth)
             yield Case(place.name, place.name.split("--")[0], study)
+    if not found:
+        raise InputError(f"{folder}: no lesion of lesions.csv stands in truth.csv; compare the ids")
 
 
 def _image(place: Path, name: str) -> Volume:
@@ -177,7 +203,11 @@ def _image(place: Path, name: str) -> Volume:
 
 
 def evaluate_dls(
-    tracker: Tracker, pairs: Sequence[DLSPair], images: Path, report: Report | None = None
+    tracker: Tracker,
+    pairs: Sequence[DLSPair],
+    images: Path,
+    report: Report | None = None,
+    save: Save | None = None,
 ) -> list[Outcome]:
     """Outcomes on pairs of DLS, as `tlt.data.dls` reads them; ``images`` holds the sub-volumes.
 
@@ -204,6 +234,8 @@ def evaluate_dls(
         if report is not None:
             errors = ", ".join(f"{o.row.error_mm:.1f}" for o in found)
             report(f"{len(outcomes)} of {len(pairs)}: {source} -> {target}: {errors} mm")
+        if save is not None:
+            save({tracker.name: list(outcomes.values())})
     return [outcomes[pair.name] for pair in pairs]
 
 

@@ -79,10 +79,10 @@ class Summary:
         n: lesions; answered: those with a prediction.
         cpm_10mm, cpm_radius: centre point matching, a miss counts as wrong (DLS metric).
         cpm_fixed_10mm, cpm_box: the same as TLT and UAE count it.
-        med_mm, med_std_mm, median_mm, p95_mm: of the error, over lesions with a prediction;
-            p95 counts a miss as infinite.
+        med_mm, med_std_mm: mean and standard deviation of the error, over answered lesions.
+        median_mm, p95_mm: of the error of all lesions; a miss is infinitely far.
         med_x_mm ... med_z_std_mm: mean and standard deviation of the error along each axis.
-        seconds: mean wall time a lesion.
+        seconds: mean wall time a lesion, where it is known.
     """
 
     n: int
@@ -136,5 +136,11 @@ def summarise(rows: Sequence[LesionRow]) -> Summary:
         med_x_std_mm=float(spread[0]),
         med_y_std_mm=float(spread[1]),
         med_z_std_mm=float(spread[2]),
-        seconds=float(np.mean([row.seconds for row in rows])),
+        seconds=_mean([row.seconds for row in rows]),
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of the finite values; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,20 +13,22 @@ from tlt.data.dls import PREDICTION, predicted_rows, read_dls
 from tlt.errors import InputError
 from tlt.io.files import atomic_write
 from tlt.metrics import LesionRow
+from tlt.scores import without_nan
 
 if TYPE_CHECKING:
     from tlt.evaluate import Outcome
 
 POINTS = ("truth_mm", "found_mm", "prior_mm")
+UNKNOWN = ("slice_mm", "seconds", "confidence")  # None on disk where they are not known
 
 
 def write_rows(outcomes: Mapping[str, Sequence[Outcome]], path: Path) -> None:
     """Store the rows of each tracker, with the features of their confidence, as JSON."""
     content = {
-        name: [{**asdict(o.row), "features": o.features} for o in every]
+        name: [without_nan({**asdict(o.row), "features": o.features}) for o in every]
         for name, every in outcomes.items()
     }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    atomic_write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
@@ -34,7 +37,7 @@ def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
     ``field`` names a tracker of the first, or the centre to score of the second.
 
     Raises:
-        InputError: unreadable, neither of the two, or it has no such field.
+        InputError: unreadable, neither of the two, it has no such field, or no rows.
     """
     try:
         content = json.loads(path.read_text())
@@ -43,8 +46,12 @@ def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
     if not _is_rows(content):
         return predicted_rows(read_dls(path), field or PREDICTION)
     if field is None and len(content) > 1:
-        raise InputError(f"{path}: rows of {', '.join(content)}; choose one with --field")
+        raise InputError(
+            f"{path}: rows of {', '.join(content)}; choose one with --field (or --against-field)"
+        )
     name = field or next(iter(content))
+    if not content.get(name, True):
+        raise InputError(f"{path}: no rows of '{name}'; nothing was tracked")
     if name not in content:
         raise InputError(f"{path}: no rows of '{name}'; --field may be {', '.join(content)}")
     try:
@@ -58,11 +65,17 @@ def _is_rows(content: Any) -> bool:
     if not isinstance(content, dict) or not content:
         return False
     lists = [v for v in content.values() if isinstance(v, list)]
-    return len(lists) == len(content) and all("truth_mm" in row for rows in lists for row in rows)
+    rows = [row for part in lists for row in part]
+    return len(lists) == len(content) and all(
+        isinstance(row, dict) and "truth_mm" in row for row in rows
+    )
 
 
 def _row(values: dict[str, Any]) -> LesionRow:
     fields = {name: value for name, value in values.items() if name != "features"}
+    for name in UNKNOWN:
+        if fields.get(name) is None:
+            fields[name] = math.nan
     for name in POINTS:
         if fields[name] is not None:
             fields[name] = tuple(float(v) for v in fields[name])

@@ -24,7 +24,8 @@ def score(rows: Sequence[LesionRow], other: Sequence[LesionRow] | None = None) -
     ``other`` are rows of another tracker on the same lesions, to compare with.
 
     Raises:
-        ValueError: no rows, or other lesions in ``other``.
+        ValueError: no rows.
+        InputError: other lesions in ``other``.
     """
     scores: Scores = asdict(summarise(rows))
     scores["intervals"] = {
@@ -35,7 +36,7 @@ def score(rows: Sequence[LesionRow], other: Sequence[LesionRow] | None = None) -
     scores["strata"] = {name: asdict(summarise(part)) for name, part in strata(rows).items()}
     if other is not None:
         scores["comparison"] = asdict(compare(rows, other))
-    return _without_nan(scores)
+    return without_nan(scores)
 
 
 def strata(rows: Sequence[LesionRow]) -> dict[str, list[LesionRow]]:
@@ -86,9 +87,10 @@ def text_of(scores: Scores) -> str:
     """The figures of `score` for a person, as Markdown."""
     parts = {"all": scores, **scores["strata"]}
     text = table({name: _summary(values) for name, values in parts.items()})
+    units = {"cpm_10mm": "CPM@10mm %", "cpm_radius": "CPM@Radius %", "med_mm": "MED mm"}
     for name, interval in scores["intervals"].items():
         low, high = (f"{v:.2f}" if v is not None else "?" for v in interval)
-        text += f"\n{name}: 95 % interval {low} to {high} (bootstrap over patients)"
+        text += f"\n{units[name]}: 95 % interval {low} to {high} (bootstrap over patients)"
     missed = scores["n"] - scores["answered"]
     if missed:
         text += f"\n{missed} of {scores['n']} without an answer: wrong in CPM, not in MED"
@@ -106,7 +108,8 @@ def comparison_text(c: Scores) -> str:
     mean = c["med_difference_mm"]
     return (
         f"MED {'?' if mean is None else format(mean, '+.2f')} mm, paired t-test "
-        f"p = {p(c['p_lesions'])} over {c['n']} lesions, {p(c['p_patients'])} over patients; "
+        f"p = {p(c['p_lesions'])} over {c['n']} lesions ({c['misses']} without both answers), "
+        f"{p(c['p_patients'])} over patients; "
         f"CPM@10mm right in the first only {c['first_only']}, in the second only "
         f"{c['second_only']}, McNemar p = {p(c['p_mcnemar'])}"
     )
@@ -139,10 +142,10 @@ def _interval(rows: Sequence[LesionRow], value) -> list[float]:
     return [found.low, found.high]
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {name: _without_nan(v) for name, v in value.items()}
+        return {name: without_nan(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

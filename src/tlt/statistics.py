@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from tlt.errors import InputError
 from tlt.metrics import LesionRow
 
 Value = Callable[[LesionRow], float]
@@ -74,11 +75,18 @@ def compare(first: Sequence[LesionRow], second: Sequence[LesionRow]) -> Comparis
     """Paired tests over the lesions that both lists name.
 
     Raises:
-        ValueError: a lesion stands in one list only.
+        InputError: a lesion stands in one list only, or twice in one.
     """
     by_name = {(row.pair, row.lesion): row for row in second}
-    if len(by_name) != len(second) or {(r.pair, r.lesion) for r in first} != set(by_name):
-        raise ValueError("the two lists do not hold the same lesions")
+    names = {(row.pair, row.lesion) for row in first}
+    odd = sorted(names ^ set(by_name))
+    if odd:
+        raise InputError(
+            f"the two files do not hold the same lesions: {len(odd)} stand in one only, as "
+            f"{odd[0][1]} of {odd[0][0]}; compare runs on one dataset"
+        )
+    if not len(first) == len(names) == len(second):
+        raise InputError("a lesion stands twice in one of the two files; write it again")
     pairs = [(row, by_name[row.pair, row.lesion]) for row in first]
     answered = [(a, b) for a, b in pairs if a.found_mm is not None and b.found_mm is not None]
     difference = np.array([a.error_mm - b.error_mm for a, b in answered])
@@ -105,7 +113,10 @@ def compare(first: Sequence[LesionRow], second: Sequence[LesionRow]) -> Comparis
 
 
 def _t_test(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of the mean being zero; 1 where all are the same, NaN for fewer than two."""
+    """Two-sided p of the mean being zero; NaN for fewer than two.
+
+    Where all are the same it is 1 if they are zero, else 0.
+    """
     if len(differences) < 2:
         return math.nan
     if np.ptp(differences) == 0:

@@ -84,7 +84,7 @@ class Tracker:
         start = time.perf_counter()
         if progress is not None:
             progress("register", 0.0)
-        known = registration or _registered(baseline, followup)
+        known = registration or register_pair(baseline, followup)
         priors = known.baseline_to_followup(np.array([lesion.center_mm for lesion in lesions]))
         inside = np.flatnonzero(near_field_of_view(followup, priors, FOV_TOLERANCE_MM))
         seen = [lesions[int(i)] for i in inside]
@@ -118,8 +118,12 @@ class Tracker:
         return Match(lesion, status_of(confidence), center, confidence, prior)
 
 
-def _registered(baseline: Volume, followup: Volume) -> Registration:
-    """The affine prior of two scans that show the same part of a body."""
+def register_pair(baseline: Volume, followup: Volume) -> Registration:
+    """The affine prior of two scans that show the same part of a body.
+
+    Raises:
+        InputError: they do not seem to.
+    """
     found = register_affine(baseline, followup)
     if not found.same_region:
         raise InputError(

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
 from tlt.data.simulate import Anatomy
-from tlt.errors import InputError, UsageError
+from tlt.errors import InputError, ModelError, UsageError
 from tlt.model import losses
 from tlt.model.network import TLT, Prediction, TokenMap
 from tlt.model.presets import PRESETS
@@ -190,10 +190,12 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
     config.output.mkdir(parents=True, exist_ok=True)
     pairs = PairConfig(queries=config.queries, spacing_mm=PRESETS[config.preset].spacing_mm)
     dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
+    for anatomy in dataset.anatomies:  # one that is too small is told now, not hours later
+        draw_training_pair(np.random.default_rng(config.seed), anatomy, pairs)
     checks = validation_set(config, pairs)
     network = TLT(PRESETS[config.preset]).to(memory_format=torch.channels_last_3d)  # type: ignore
-    if config.start:
-        network.load_state_dict(load_weights(config.start).network.state_dict(), strict=False)
+    if config.start and not checkpoint.exists():
+        start_from(network, config.start)
     average = deepcopy(network).eval()
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -249,6 +251,22 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
             if report is not None:
                 report(row)
     return config.output / "weights.safetensors"
+
+
+def start_from(network: TLT, name: str) -> None:
+    """Take over weights; what they lack stays as it is.
+
+    Raises:
+        ModelError: they are of another shape.
+    """
+    known = load_weights(name).network
+    try:
+        network.load_state_dict(known.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise ModelError(
+            f"start: {name} is a network '{known.config.name}' that does not fit "
+            f"'{network.config.name}'; start from weights of the same preset"
+        ) from error
 
 
 def schedule(step: int, config: TrainConfig) -> float:

@@ -18,14 +18,19 @@ def _every_command() -> None:
 @app.command()
 def deeplesion(
     images: Annotated[
-        Path, typer.Option("--input", metavar="FOLDER", help="Images_png: a folder a series.")
+        Path, typer.Option("--input", metavar="FOLDER", help="Images_png of DeepLesion.")
     ],
     info: Annotated[Path, typer.Option(metavar="FILE", help="DL_info.csv.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For NIfTI.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the NIfTI files.")
+    ],
     only: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Only the volumes of this list of DLS.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="More on stderr, and tracebacks.")
+    ] = False,
 ) -> None:
     """DeepLesion's PNG slices as NIfTI sub-volumes; what is missing is reported, the rest goes on.
 

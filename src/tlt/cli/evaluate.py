@@ -9,26 +9,28 @@ import typer
 
 if TYPE_CHECKING:
     from tlt.evaluate import Outcome
+    from tlt.metrics import LesionRow
 
-PREDICTIONS_HELP = "Rows to score: predictions of DLS, or rows.json of an evaluation."
+PREDICTIONS_HELP = "Score these: predictions of the Deep Longitudinal Study (DLS), or a rows.json."
 DATASET_HELP = "Pairs to track: a list of DLS, or a folder of pairs as 'tlt simulate' writes them."
+FIELD_HELP = "Which centre of DLS predictions to score, or which tracker of a rows.json."
 
 
 def evaluate(
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help=PREDICTIONS_HELP)] = None,
-    field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The centre to score, in DLS predictions.")
-    ] = None,
+    field: Annotated[str | None, typer.Option(metavar="NAME", help=FIELD_HELP)] = None,
     against: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Compare with these rows, paired.")
     ] = None,
     against_field: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The centre in that file.")
+        str | None, typer.Option(metavar="NAME", help="The same for that file.")
     ] = None,
-    tracker: Annotated[str | None, typer.Option(metavar="NAME", help="Tracker to run.")] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Tracker to run (tlt).")
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(metavar="PATH", help=DATASET_HELP)] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Sub-volumes of a list of DLS.")
+        Path | None, typer.Option(metavar="FOLDER", help="NIfTI sub-volumes of a DLS list.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME_OR_PATH", help="Weights; default shipped.")
@@ -42,51 +44,70 @@ def evaluate(
         bool, typer.Option("--verbose", "-v", help="More on stderr, and tracebacks.")
     ] = False,
 ) -> None:
-    """Score a tracker: CPM and MED, by size and slice distance, with 95 % intervals."""
+    """Score a tracker, by size and slice distance, with 95 % intervals.
+
+    CPM is the share of lesions found (within 10 mm, or within the radius), MED the mean distance.
+    """
     import json
 
     from tlt.errors import UsageError
-    from tlt.rows import read_rows, write_rows
+    from tlt.rows import read_rows
     from tlt.scores import score, text_of
 
-    if (predictions is None) == (dataset is None):
-        raise UsageError("give either --predictions FILE, or --tracker NAME with --dataset PATH")
+    stored = predictions is not None
+    if stored == (dataset is not None):
+        raise UsageError("give either --predictions FILE, or --dataset PATH (with --tracker NAME)")
+    ignored = {"--tracker": tracker, "--images": images, "--model": model, "--output": output}
+    for name, value in ignored.items() if stored else [("--field", field)]:
+        if value is not None:
+            other = "--dataset" if stored else "--predictions"
+            raise UsageError(f"{name} is for {other}; leave it out")
+    compared = None if against is None else read_rows(against, against_field)
     if predictions is not None:
         rows = read_rows(predictions, field)
     else:
         assert dataset is not None
-        name = tracker or "tlt"
-        outcomes = _run(dataset, name, model, images, quiet)
-        if output is not None:
-            write_rows({name: outcomes}, output)
-        rows = [outcome.row for outcome in outcomes]
-    other = None if against is None else read_rows(against, against_field)
-    scores = score(rows, other)
+        rows = _run(dataset, tracker or "tlt", model, images, output, quiet)
+    scores = score(rows, compared)
     print(json.dumps(scores, indent=1) if as_json else text_of(scores))
 
 
 def _run(
-    dataset: Path, tracker: str, model: str | None, images: Path | None, quiet: bool
-) -> list[Outcome]:
-    """A tracker over a dataset; a line a pair on stderr."""
+    dataset: Path,
+    tracker: str,
+    model: str | None,
+    images: Path | None,
+    output: Path | None,
+    quiet: bool,
+) -> list[LesionRow]:
+    """The rows of a tracker over a dataset; a line a pair on stderr, rows.json after each."""
     import sys
 
     from tlt.data.dls import read_dls
-    from tlt.errors import UsageError
+    from tlt.errors import InputError, UsageError
     from tlt.evaluate import evaluate, evaluate_dls, folder_cases
+    from tlt.rows import write_rows
     from tlt.systems import TRACKERS
     from tlt.track import Tracker
 
     if tracker not in TRACKERS:
         raise UsageError(f"--tracker {tracker}: none of {', '.join(TRACKERS)}")
+    if not dataset.exists():
+        raise InputError(f"{dataset}: no such file or folder; check --dataset")
+    if dataset.is_file() and images is None:
+        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
     running = Tracker.load(tracker, model, device="cpu")
 
     def report(line: str) -> None:
         if not quiet:
             print(line, file=sys.stderr, flush=True)
 
-    if dataset.is_dir():
-        return evaluate([running], folder_cases(dataset), report)[running.name]
+    def save(outcomes: dict[str, list[Outcome]]) -> None:
+        if output is not None:
+            write_rows(outcomes, output)
+
     if images is None:
-        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
-    return evaluate_dls(running, read_dls(dataset), images, report)
+        found = evaluate([running], folder_cases(dataset), report, save=save)[running.name]
+    else:
+        found = evaluate_dls(running, read_dls(dataset), images, report, save)
+    return [outcome.row for outcome in found]

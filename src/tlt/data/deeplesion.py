@@ -18,13 +18,13 @@ from PIL import Image
 
 from tlt.errors import InputError
 from tlt.geometry import Grid
+from tlt.io.dicom import MIN_SIZE
 from tlt.io.images import save_volume
 from tlt.volume import Volume
 
 OFFSET_HU = 32768
 COLUMNS = ("File_name", "Slice_range", "Spacing_mm_px_")
 FILE_NAME = re.compile(r"(\d+_\d+_\d+)_(\d+)\.png")
-LEAST_SLICES = 3
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def sub_volumes(info: Path) -> list[SubVolume]:
     """
     try:
         with info.open(newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
             if missing:
                 raise InputError(f"{info}: no column {missing[0]}; give DL_info.csv of DeepLesion")
@@ -107,7 +107,7 @@ def convert_deeplesion(
             continue
         slices, problem = _read_slices(images, volume)
         run = _longest_run(slices)
-        if len(run) < LEAST_SLICES:
+        if len(run) < MIN_SIZE:
             yield volume, f"{problem}; not written, {len(run)} slices are too few"
             continue
         save_volume(_volume(slices, run, volume), target)

@@ -98,6 +98,8 @@ def _pair(path: Path, name: str, record: dict[str, Any]) -> DLSPair:
         box = tuple(float(v) for v in record["target box"])
         if len(box) != 6:
             raise ValueError(f"target box has {len(box)} numbers, not 6")
+        if not (source.diameters_px and target.diameters_px):
+            raise ValueError("a recist diameter holds no number")
     except (KeyError, TypeError, ValueError) as error:
         what = f"no field {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: pair {name}: {what}; give a list as DLS publishes it") from error
@@ -121,12 +123,6 @@ def _triple(values: Sequence[float]) -> Triple:
 def pixels_to_mm(pixels: Triple, spacing_mm: Triple) -> Triple:
     """LPS-like millimetres of (x, y, slice): the slices of DeepLesion run from head to feet."""
     x, y, z = (p * s for p, s in zip(pixels, spacing_mm, strict=True))
-    return x, y, -z
-
-
-def mm_to_pixels(point_mm: Triple, spacing_mm: Triple) -> Triple:
-    """The inverse of `pixels_to_mm`."""
-    x, y, z = (p / s for p, s in zip(point_mm, spacing_mm, strict=True))
     return x, y, -z
 
 
@@ -167,15 +163,19 @@ def predicted_rows(pairs: Sequence[DLSPair], field: str = PREDICTION) -> list[Le
         InputError: no pair has the field.
     """
     if not any(field in pair.record for pair in pairs):
-        centers = sorted(key for key in pairs[0].record if "center" in key)
+        centers = sorted(
+            key for key in pairs[0].record if "center" in key and not key.startswith("source")
+        )
         raise InputError(f"no pair has a field '{field}'; --field may be one of {centers}")
     return [_predicted_row(pair, field) for pair in pairs]
 
 
 def _predicted_row(pair: DLSPair, field: str) -> LesionRow:
     record = pair.record
-    confidence = float(record.get("predict confidence", math.nan))
-    seconds = float(record.get("processing time", math.nan))
+    confidence, seconds = (
+        float(math.nan if record.get(name) is None else record[name])
+        for name in ("predict confidence", "processing time")
+    )
     found, prior = (_stored_center(pair, name) for name in (field, PRIOR))
     return dls_row(pair, found, confidence, seconds, prior)
 

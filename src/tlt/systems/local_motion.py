@@ -27,34 +27,43 @@ MOST_STRAIN = 0.25  # of the tissue, along each axis
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
-    """Which places about a lesion are matched, and how their matches are weighed.
+class Weighing:
+    """How the matches of a round are weighed.
 
     Attributes:
-        near_mm: places within this distance of the lesion take part.
-        reach_mm: how far from where they are expected they are looked for, along each axis.
         weight_mm: sigma of their weight over the distance from the lesion.
         outlier_mm: deviation from the fit at which a match counts half.
         held: weight of what was believed before of the lesion, as a share of all matches.
     """
 
-    near_mm: float
-    reach_mm: float
     weight_mm: float
     outlier_mm: float
     held: float
 
 
+@dataclass(frozen=True)
+class PatchRound:
+    """Patches about a lesion.
+
+    Attributes:
+        about_mm: distance of their centres from the lesion along an axis; up to a third farther
+            along the diagonals.
+        step: how each is matched.
+        weighing: of the fit.
+    """
+
+    about_mm: float
+    step: PatchStep
+    weighing: Weighing
+
+
 # Chosen on simulated pairs of the training CTs (docs/decisions/0007).
-TOKENS = Neighbourhood(40.0, 32.0, 20.0, 4.0, 0.1)
-FAR = Neighbourhood(20.0, 28.0, 20.0, 4.0, 0.1)
-WIDE_PATCHES = Neighbourhood(14.0, 10.0, 12.0, 3.0, 0.05)
-CLOSE_PATCHES = Neighbourhood(7.0, 4.0, 8.0, 3.0, 0.05)
-FAR_PATCHES = (FAR, PatchStep(32.0, FAR.reach_mm, 4.0, penalty_mm=40.0))
-# Then no penalty for distance: it would pull every patch towards what was believed.
-PATCH_ROUNDS = (
-    (WIDE_PATCHES, PatchStep(20.0, WIDE_PATCHES.reach_mm, 2.0, math.inf)),
-    (CLOSE_PATCHES, PatchStep(16.0, CLOSE_PATCHES.reach_mm, 2.0, math.inf)),
+TOKENS_NEAR_MM, TOKENS_REACH_MM = 40.0, 32.0
+FAR = PatchRound(20.0, PatchStep(32.0, 28.0, 4.0, penalty_mm=40.0), Weighing(20.0, 4.0, 0.1))
+# No penalty for distance from here on: it would pull every patch towards what was believed.
+CLOSER = (
+    PatchRound(14.0, PatchStep(20.0, 10.0, 2.0, math.inf), Weighing(12.0, 3.0, 0.05)),
+    PatchRound(7.0, PatchStep(16.0, 4.0, 2.0, math.inf), Weighing(8.0, 3.0, 0.05)),
 )
 
 
@@ -103,26 +112,28 @@ class LocalMotion:
         return np.eye(3) + np.clip(strain, -MOST_STRAIN, MOST_STRAIN)
 
 
-def fit_local_motion(matches: Matches, believed: LocalMotion, near: Neighbourhood) -> LocalMotion:
+def fit_local_motion(matches: Matches, believed: LocalMotion, weighing: Weighing) -> LocalMotion:
     """The affine displacement that most matches agree on: reweighted least squares.
 
     ``believed`` is where it starts, and one more match at the lesion itself.
     """
     places = torch.cat([matches.places_mm, believed.center_mm[None]]) - believed.center_mm
     moved = torch.cat([matches.moved_mm, believed.shift_mm[None]])
-    weight = matches.weight * torch.exp(-places[:-1].square().sum(-1) / (2 * near.weight_mm**2))
-    weight = torch.cat([weight, near.held * weight.sum().clamp(min=1e-6)[None]])
-    design = torch.cat([torch.ones_like(places[:, :1]), places / near.weight_mm], 1)
+    weight = matches.weight * torch.exp(-places[:-1].square().sum(-1) / (2 * weighing.weight_mm**2))
+    weight = torch.cat([weight, weighing.held * weight.sum().clamp(min=1e-6)[None]])
+    design = torch.cat([torch.ones_like(places[:, :1]), places / weighing.weight_mm], 1)
     ridge = torch.diag(torch.tensor([1e-6, RIDGE, RIDGE, RIDGE], device=design.device))
     fitted = torch.zeros(4, 3, device=design.device)
     fitted[0] = believed.shift_mm
-    for scale in (2 * near.outlier_mm, *(near.outlier_mm,) * (FITS - 1)):
+    for scale in (2 * weighing.outlier_mm, *(weighing.outlier_mm,) * (FITS - 1)):
         deviation = (moved - design @ fitted).norm(dim=-1)
         kept = weight / (1 + (deviation / scale) ** 2)
         normal = design.mT @ (kept[:, None] * design) + ridge * kept.sum()
         fitted = torch.linalg.solve(normal, design.mT @ (kept[:, None] * moved))
     spread = (kept * deviation).sum() / kept.sum()
-    return LocalMotion(believed.center_mm, fitted[0], fitted[1:] / near.weight_mm, float(spread))
+    return LocalMotion(
+        believed.center_mm, fitted[0], fitted[1:] / weighing.weight_mm, float(spread)
+    )
 
 
 def embedding_map(network: TLT, tokens: TokenMap) -> TokenMap:
@@ -132,25 +143,31 @@ def embedding_map(network: TLT, tokens: TokenMap) -> TokenMap:
 
 
 def token_matches(
-    template: TokenMap, search: TokenMap, expected: LocalMotion, near: Neighbourhood
+    template: TokenMap,
+    search: TokenMap,
+    expected: LocalMotion,
+    near_mm: float = TOKENS_NEAR_MM,
+    reach_mm: float = TOKENS_REACH_MM,
 ) -> Matches:
-    """The tokens about a place, each matched by its embedding alone.
+    """The tokens within ``near_mm`` of a place, each matched by its embedding alone.
+
+    Each is looked for within ``reach_mm`` of where it is expected, along each axis.
 
     A token's counterpart is the mean place around its most similar search token; its weight is the
     share of the softmax that lies there.
     """
     center = expected.center_mm[None]
-    tokens, places = (v[0] for v in template.windows(center, near.near_mm))
-    inside = (places - center).norm(dim=-1) <= near.near_mm
+    tokens, places = (v[0] for v in template.windows(center, near_mm))
+    inside = (places - center).norm(dim=-1) <= near_mm
     tokens, places = tokens[inside], places[inside]
     goals = places + expected(places)
     middle = expected.moved_mm[None]
-    extent = float((torch.cat([goals, middle]) - middle).abs().max()) + near.reach_mm
+    extent = float((torch.cat([goals, middle]) - middle).abs().max()) + reach_mm
     candidates, where = (v[0] for v in search.windows(middle, extent))
     distance = (where - goals[:, None]).abs().amax(-1)  # K, N
     logits = CONTRAST_SCALE * tokens @ candidates.mT
-    logits = logits.masked_fill(distance > near.reach_mm, -torch.inf)
-    some = (distance <= near.reach_mm).any(1)  # the expected place may lie outside the map
+    logits = logits.masked_fill(distance > reach_mm, -torch.inf)
+    some = (distance <= reach_mm).any(1)  # the expected place may lie outside the map
     share, places = logits[some].softmax(-1), places[some]
     peak = where[share.argmax(-1)]
     around = (where - peak[:, None]).abs().amax(-1) <= 1.5 * search.token_mm
@@ -159,17 +176,15 @@ def token_matches(
     return Matches(places, local @ where / weight[:, None] - places, weight)
 
 
-def patch_matches(
-    pair: AlignedPair, expected: LocalMotion, near: Neighbourhood, step: PatchStep
-) -> Matches:
-    """27 places about a lesion, itself the first, each matched by a small patch.
+def patch_matches(pair: AlignedPair, expected: LocalMotion, patches: PatchRound) -> Matches:
+    """27 places about a lesion, itself the first, each matched by a patch.
 
     The weight is the squared correlation.
     """
-    places = expected.center_mm + near.near_mm * _directions().to(expected.center_mm)
+    places = expected.center_mm + patches.about_mm * _directions().to(expected.center_mm)
     starts = (places + expected(places)).double().cpu().numpy()
     found = [
-        match_patch(pair, place, start, step, expected.stretch)
+        match_patch(pair, place, start, patches.step, expected.stretch)
         for place, start in zip(places.double().cpu().numpy(), starts, strict=True)
     ]
     moved = torch.as_tensor(np.array([f.center_mm for f in found])).to(places) - places
@@ -177,16 +192,18 @@ def patch_matches(
     return Matches(places, moved, correlation.clamp(min=0).square())
 
 
-def pooled(first: Matches, second: Matches, near: Neighbourhood) -> Matches:
-    """Both together, each with the same weight about the place (the second's first) in sum."""
+def pooled(tokens: Matches, patches: Matches, weighing: Weighing) -> Matches:
+    """Both together, each with half of the weight about the lesion (the first of the patches)."""
 
     def total(matches: Matches) -> Tensor:
-        distance2 = (matches.places_mm - second.places_mm[0]).square().sum(-1)
-        return (matches.weight * torch.exp(-distance2 / (2 * near.weight_mm**2))).sum()
+        distance2 = (matches.places_mm - patches.places_mm[0]).square().sum(-1)
+        return (matches.weight * torch.exp(-distance2 / (2 * weighing.weight_mm**2))).sum()
 
-    share = total(first) / total(second).clamp(min=1e-6)
-    scaled = second._replace(weight=second.weight * share)
-    return Matches(*(torch.cat(both) for both in zip(first, scaled, strict=True)))
+    of_tokens, of_patches = total(tokens), total(patches)
+    if of_tokens == 0 or of_patches == 0:
+        return patches if of_tokens == 0 else tokens
+    scaled = patches._replace(weight=patches.weight * of_tokens / of_patches)
+    return Matches(*(torch.cat(both) for both in zip(tokens, scaled, strict=True)))
 
 
 def _directions() -> Tensor:

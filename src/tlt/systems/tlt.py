@@ -16,9 +16,10 @@ from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network, load_weights
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.local_motion import (
-    FAR_PATCHES,
-    PATCH_ROUNDS,
-    TOKENS,
+    CLOSER,
+    FAR,
+    TOKENS_NEAR_MM,
+    TOKENS_REACH_MM,
     LocalMotion,
     embedding_map,
     fit_local_motion,
@@ -44,7 +45,7 @@ class TLTSystem:
         self.weights_sha256: str | None = model.sha256
         self.config = model.network.config
         self.spacing_mm = self.config.spacing_mm
-        around_mm = TOKENS.near_mm + TOKENS.reach_mm if refine else 0.0
+        around_mm = TOKENS_NEAR_MM + TOKENS_REACH_MM if refine else 0.0
         reach_mm = max(self.config.search_reach_mm, around_mm)
         halo_mm = self.config.halo * self.config.spacing_mm
         self.margin_mm = reach_mm + self.config.token_mm + halo_mm
@@ -122,14 +123,14 @@ class TLTSystem:
         The first round looks about the prior: a network that errs must not lead it astray.
         """
         still = LocalMotion.constant(predicted.center_mm, torch.zeros_like(predicted.shift_mm))
-        matches = patch_matches(pair, still, *FAR_PATCHES)
+        matches = patch_matches(pair, still, FAR)
         if embedded is not None:
-            matches = pooled(token_matches(*embedded, still, TOKENS), matches, TOKENS)
-        motion = fit_local_motion(matches, predicted, TOKENS)
+            matches = pooled(token_matches(*embedded, still), matches, FAR.weighing)
+        motion = fit_local_motion(matches, predicted, FAR.weighing)
         evidence["tissue_mm"] = motion.spread_mm
-        for near, step in PATCH_ROUNDS:
-            matches = patch_matches(pair, motion, near, step)
-            motion = fit_local_motion(matches, motion, near)
+        for patches in CLOSER:
+            matches = patch_matches(pair, motion, patches)
+            motion = fit_local_motion(matches, motion, patches.weighing)
         pulled = motion.shift_mm - predicted.shift_mm
         evidence |= {
             "patches_mm": motion.spread_mm,
