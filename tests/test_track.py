@@ -203,6 +203,7 @@ def test_the_network_alone_and_with_the_last_step() -> None:
         assert after is not None
         added = {"correlation", "tissue_cm", "patches_cm", "pulled_cm"}
         assert set(after) - set(before) == added
+        assert set(before) - set(after) == {"peak", "log_spread"}  # of the network alone
     for was, now, features in zip(rough.matches, fine.matches, fine.features, strict=True):
         assert was.center_mm is not None
         assert now.center_mm is not None

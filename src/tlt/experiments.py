@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tlt.confidence import Calibration, fit_calibration
+from tlt.confidence import Calibration, fit_calibration, load_calibration
 from tlt.data.followup import StudyRange
-from tlt.evaluate import Outcome, Report, evaluate, simulated_cases
+from tlt.errors import UsageError
+from tlt.evaluate import Outcome, Report, Save, evaluate, simulated_cases
 from tlt.io.files import atomic_write
 from tlt.metrics import summarise
 from tlt.scores import comparison_text, strata, table
@@ -21,28 +23,40 @@ UNCALIBRATED = Calibration({}, 0.0)
 
 
 def benchmark(
-    data: Path, pairs: int, seed: int, model: str | None, report: Report | None = None
+    trackers: Sequence[Tracker],
+    data: Path,
+    pairs: int,
+    seed: int,
+    report: Report | None = None,
+    save: Save | None = None,
 ) -> dict[str, list[Outcome]]:
-    """Every tracker on the same simulated pairs, from the same prior."""
-    return evaluate(every_tracker(model), simulated_cases(data, pairs, seed), report)
+    """Trackers on the same simulated pairs, from the same prior."""
+    return evaluate(trackers, simulated_cases(data, pairs, seed), report, save=save)
 
 
-def every_tracker(model: str | None) -> list[Tracker]:
-    """All trackers, not calibrated; the learned ones with the weights of ``model``."""
+def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -> list[Tracker]:
+    """Trackers by name; the learned ones with the weights of ``model``.
+
+    Raises:
+        UsageError: a name that is none; ModelError: one that cannot be used.
+    """
+    unknown = [name for name in names if name not in TRACKERS]
+    if unknown:
+        raise UsageError(f"--tracker {unknown[0]}: none of {', '.join(TRACKERS)}")
     trackers = []
-    for name, info in reversed(TRACKERS.items()):
-        system = make_system(name, model if info.learned else None, "cpu", "auto")
-        trackers.append(Tracker(system, UNCALIBRATED))
+    for name in names:
+        system = make_system(name, model if TRACKERS[name].learned else None, "cpu", "auto")
+        trackers.append(Tracker(system, load_calibration(name) if calibrated else UNCALIBRATED))
     return trackers
 
 
 def calibrate(
-    data: Path, pairs: int, seed: int, model: str | None, report: Report | None = None
+    trackers: Sequence[Tracker], data: Path, pairs: int, seed: int, report: Report | None = None
 ) -> dict[str, Calibration]:
     """The confidence of each tracker, fitted on simulated pairs where some lesions vanish."""
     ranges = StudyRange(painted=8, structures=6, vanish=VANISHED_SHARE)
     cases = simulated_cases(data, pairs, seed, ranges)
-    outcomes = evaluate(every_tracker(model), cases, report, with_vanished=True)
+    outcomes = evaluate(trackers, cases, report, with_vanished=True)
     calibrations = {}
     for name, every in outcomes.items():
         rows = [
@@ -55,8 +69,12 @@ def calibrate(
 
 
 def write_calibrations(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Store calibrations as the JSON that `tlt.confidence.load_calibration` reads."""
-    content = {name: asdict(calibration) for name, calibration in calibrations.items()}
+    """Store calibrations as the JSON that `tlt.confidence.load_calibration` reads.
+
+    Those of other trackers that stand in the file stay.
+    """
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content |= {name: asdict(calibration) for name, calibration in calibrations.items()}
     atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
@@ -71,9 +89,10 @@ def tables(outcomes: dict[str, list[Outcome]]) -> str:
     return text
 
 
-def comparisons(outcomes: dict[str, list[Outcome]], first: str = "tlt") -> str:
-    """``first`` against every other tracker, paired, as Markdown lines."""
+def comparisons(outcomes: dict[str, list[Outcome]]) -> str:
+    """``tlt``, or else the last tracker, against every other one, paired, as Markdown lines."""
     rows = {name: [o.row for o in every] for name, every in outcomes.items()}
+    first = "tlt" if "tlt" in rows else list(rows)[-1]
     others = [name for name in rows if name != first]
     return "".join(
         f"- {first} - {name}: {comparison_text(asdict(compare(rows[first], rows[name])))}\n"

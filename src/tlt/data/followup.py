@@ -23,7 +23,7 @@ from tlt.volume import Volume
 
 EDGE_MM = 12.0
 # With it the affine prior errs by about 10 mm on average on ct/val, as it does on DLS.
-FOLLOWUP_MOTION = MotionRange(posture_mm=26.0, local_mm=6.0)
+FOLLOWUP_MOTION = MotionRange(posture_mm=60.0, breathing_mm=30.0, local_mm=10.0)
 GAP_MM = 4.0  # between the surfaces of two lesions of the follow-up
 LEAST_CONTRAST_HU = 25.0  # of a painted lesion
 LEAST_DISTINCT_HU, DISTINCT_REACH_MM = 8.0, 12.0  # of a structure; see `distinctness`

@@ -120,7 +120,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class MotionRange:
-    """From what a motion is drawn; the defaults are those of real follow-ups (affine MED 11 mm).
+    """From what a motion is drawn; the defaults are what training draws from.
 
     Attributes:
         rotation_deg: standard deviation of the rotation about each axis.

@@ -27,8 +27,8 @@ TRACKERS = {
     for info in (
         SystemInfo(
             "tlt",
-            "cross-attention transformer on the affine prior, its neighbourhood, then patches",
-            "Tang et al., MICCAI 2022; the last two are ours",
+            "cross-attention transformer on the affine prior, then the tissue about the lesion",
+            "Tang et al., MICCAI 2022; the last step is ours",
             True,
         ),
         SystemInfo(

@@ -77,11 +77,11 @@ class TLTSystem:
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
             predicted = self.network(template, search, centers, radii)
             for index in range(len(centers)):
-                evidence = self._evidence(predicted, index)
                 shift = predicted.center_mm[index] - centers[index]
                 motion = LocalMotion.constant(centers[index], shift)
+                evidence = self._evidence(predicted, index)
                 if self.refine:
-                    motion = self._refined(pair, motion, embedded, evidence)
+                    motion, evidence = self._refined(pair, motion, embedded)
                 located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
@@ -116,9 +116,8 @@ class TLTSystem:
         pair: AlignedPair,
         predicted: LocalMotion,
         embedded: tuple[TokenMap, TokenMap] | None,
-        evidence: dict[str, float],
-    ) -> LocalMotion:
-        """What the tissue about a lesion makes of the network's answer; adds to the evidence.
+    ) -> tuple[LocalMotion, dict[str, float]]:
+        """What the tissue about a lesion makes of the network's answer, and how well it agrees.
 
         The first round looks about the prior: a network that errs must not lead it astray.
         """
@@ -127,17 +126,17 @@ class TLTSystem:
         if embedded is not None:
             matches = pooled(token_matches(*embedded, still), matches, FAR.weighing)
         motion = fit_local_motion(matches, predicted, FAR.weighing)
-        evidence["tissue_mm"] = motion.spread_mm
+        tissue_mm = motion.spread_mm
         for patches in CLOSER:
             matches = patch_matches(pair, motion, patches)
             motion = fit_local_motion(matches, motion, patches.weighing)
         pulled = motion.shift_mm - predicted.shift_mm
-        evidence |= {
+        return motion, {
+            "tissue_mm": tissue_mm,
             "patches_mm": motion.spread_mm,
             "pulled_mm": float(pulled.norm()),
             "correlation": float(matches.weight[0].sqrt()),
         }
-        return motion
 
     @staticmethod
     def _evidence(predicted: Prediction, index: int) -> dict[str, float]:

@@ -1,0 +1,58 @@
+"""Experiments through the command line, on a phantom."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_phantom, torso_grid
+from scipy import ndimage
+
+from tlt.cli.main import main
+from tlt.io.images import save_volume
+from tlt.metrics import summarise
+from tlt.rows import read_rows
+from tlt.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def cts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one CT: a torso whose tissues have structure."""
+    volume = make_phantom(torso_grid((100, 76, 50), (3.5, 3.5, 5.0)))
+    noise = np.random.default_rng(0).normal(size=volume.voxels.shape)
+    smooth = ndimage.gaussian_filter(noise, (1.2, 2.0, 2.0))
+    voxels = volume.voxels + (volume.voxels > -990) * 100 * smooth / smooth.std()
+    folder = tmp_path_factory.mktemp("cts")
+    save_volume(Volume(voxels.astype(np.int16), volume.grid), folder / "torso.nii.gz")
+    return folder
+
+
+def test_a_benchmark_leaves_rows_that_give_its_table(cts: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    asked = ["experiment", "benchmark", "--data", str(cts), "--output", str(output)]
+    asked += ["--pairs", "2", "--tracker", "affine", "--tracker", "patch"]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    assert text == (output / "table.md").read_text() + "\n"
+    affine, patch = (read_rows(output / "rows.json", name) for name in ("affine", "patch"))
+    assert [(r.pair, r.lesion) for r in affine] == [(r.pair, r.lesion) for r in patch]
+    assert {r.pair for r in affine} == {"torso-00", "torso-01"}
+    assert f"{summarise(patch).med_mm:.2f} ± " in text
+    assert "- patch - affine: MED" in text
+    assert main([*asked[:5], str(tmp_path / "again"), *asked[6:]]) == 0
+    again = read_rows(tmp_path / "again" / "rows.json", "patch")
+    assert [r.found_mm for r in again] == [r.found_mm for r in patch]  # the seed fixes it
+
+
+def test_calibration_keeps_what_other_trackers_have(cts: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "confidence.json"
+    path.write_text(json.dumps({"other": {"weights": {}, "intercept": 1.0}}))
+    asked = ["experiment", "calibrate", "--data", str(cts), "--output", str(path)]
+    assert main([*asked, "--pairs", "2", "--tracker", "patch"]) == 0
+    content = json.loads(path.read_text())
+    assert set(content) == {"other", "patch"}
+    assert "correlation" in content["patch"]["weights"]
+    assert main([*asked, "--tracker", "nobody"]) == 2
+    assert "none of tlt" in capsys.readouterr().err
