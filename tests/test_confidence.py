@@ -7,10 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from tlt.confidence import Calibration, features_of, fit_calibration, status_of
+from tlt.confidence import (
+    Calibration,
+    features_of,
+    fit_calibration,
+    load_calibration,
+    status_of,
+)
+from tlt.errors import ModelError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Status
 from tlt.registration.result import Registration
+from tlt.systems import TRACKERS
 from tlt.systems.base import AlignedPair, Location
 from tlt.volume import Volume
 
@@ -78,11 +86,16 @@ def test_status_thresholds(confidence: float, status: Status) -> None:
     assert status_of(confidence) is status
 
 
-def test_features_by_hand() -> None:
+def two_lesions() -> AlignedPair:
+    """Two priors, 25 and 5 mm in radius, after a registration of similarity 0.83."""
     volume = Volume(np.zeros((2, 2, 2), np.int16), Grid((2, 2, 2), (1.0,) * 3, (0.0,) * 3))
     registration = Registration(AffineTransform.identity(), "none", 0.83, True, 0.0)
     prior = np.array([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0]])
-    pair = AlignedPair(volume, volume, prior, np.array([25.0, 5.0]), registration)
+    return AlignedPair(volume, volume, prior, np.array([25.0, 5.0]), registration)
+
+
+def test_features_by_hand() -> None:
+    pair = two_lesions()
     evidence = {"peak": 0.4, "spread_mm": math.e - 1, "step_mm": 3.0}
     assert features_of(pair, 1, Location(np.array([13.0, 4.0, 0.0]), evidence)) == pytest.approx(
         {
@@ -97,3 +110,21 @@ def test_features_by_hand() -> None:
     assert evidence == {"peak": 0.4, "spread_mm": math.e - 1, "step_mm": 3.0}
     far = features_of(pair, 0, Location(np.array([0.0, 900.0, 0.0])))
     assert (far["log_tolerance"], far["moved_cm"]) == (0.0, 4.0)
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None:
+    evidence = {
+        "tlt": {"tissue_mm": 1.0, "patches_mm": 1.0, "pulled_mm": 1.0, "correlation": 0.5},
+        "tlt-network": {"peak": 0.5, "spread_mm": 20.0},
+        "patch": {"correlation": 0.5, "margin": 0.1},
+        "affine": {},
+    }[name]
+    features = features_of(two_lesions(), 1, Location(np.zeros(3), evidence))
+    assert set(load_calibration(name).weights) <= set(features)
+    assert 0 < load_calibration(name).probability(features) < 1
+
+
+def test_a_calibration_of_another_version_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match="tlt experiment calibrate"):
+        Calibration({"gone": 1.0}, 0.0).probability({"correlation": 1.0})
