@@ -65,19 +65,16 @@ def test_a_pair_that_is_refused_is_a_miss_and_the_others_go_on(tmp_path: Path) -
     assert "part of the body" in said[0]
 
 
-def test_lesions_that_vanished_are_known_as_such() -> None:
+def test_lesions_that_vanished_or_left_the_view_are_not_scored() -> None:
+    fates = ((True, True), (True, False), (False, False))  # in view, vanished
     lesions = tuple(
-        Truth(lesion, tuple(np.add(lesion.center_mm, SHIFT_MM).tolist()), True, gone)
-        for lesion, gone in zip(LESIONS, (True, False, False), strict=True)
+        Truth(lesion, tuple(np.add(lesion.center_mm, SHIFT_MM).tolist()), *fate)
+        for lesion, fate in zip(LESIONS, fates, strict=True)
     )
     study = Study(ball_volume(LESIONS), ball_volume(LESIONS[1:], SHIFT_MM), lesions)
-    cases = [Case("a", "a", study)]
     tracker = Tracker.load("affine", device="cpu")
-    every = evaluate([tracker], cases, with_vanished=True)["affine"]
-    assert [(o.row.lesion, o.vanished) for o in every] == [
-        ("L1", True), ("L2", False), ("L3", False),
-    ]  # fmt: skip
-    assert [o.row.lesion for o in evaluate([tracker], cases)["affine"]] == ["L2", "L3"]
+    outcomes = evaluate([tracker], [Case("a", "a", study)])["affine"]
+    assert [o.row.lesion for o in outcomes] == ["L2"]
 
 
 def test_a_pair_without_any_truth_is_passed_over(tmp_path: Path) -> None:

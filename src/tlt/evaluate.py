@@ -24,16 +24,10 @@ from tlt.volume import Volume
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A row, and what its confidence is fitted on.
-
-    Attributes:
-        features: what the confidence was computed from; None out of view.
-        vanished: whether the lesion is gone, so that no answer can be right.
-    """
+    """A row, and the features that its confidence was computed from (None without an answer)."""
 
     row: LesionRow
     features: dict[str, float] | None
-    vanished: bool = False
 
 
 Report = Callable[[str], None]
@@ -91,10 +85,9 @@ def evaluate(
     trackers: Sequence[Tracker],
     cases: Iterable[Case],
     report: Report | None = None,
-    with_vanished: bool = False,
     save: Save | None = None,
 ) -> dict[str, list[Outcome]]:
-    """Outcomes of each tracker by name, over the lesions in view that are there, or all in view.
+    """Outcomes of each tracker by name, over the lesions that are in view and still there.
 
     All trackers of a case start from the same registration. A pair that is refused is a miss.
     ``report`` gets a line, and ``save`` all outcomes so far, after each case.
@@ -111,7 +104,7 @@ def evaluate(
             outcomes[tracker.name] += [
                 outcome
                 for outcome, truth in zip(found, study.truth, strict=True)
-                if truth.in_view and (with_vanished or not truth.vanished)
+                if truth.in_view and not truth.vanished
             ]
         if registration is not None:
             line = _line(case, outcomes, registration.similarity)
@@ -126,7 +119,7 @@ def track_study(tracker: Tracker, case: Case, registration: Registration | None)
     """One outcome for each lesion of a study, in their order; misses without a registration."""
     study = case.study
     if registration is None:
-        return [Outcome(_missed(case, truth), None, truth.vanished) for truth in study.truth]
+        return [Outcome(_missed(case, truth), None) for truth in study.truth]
     result = tracker.track_pair(
         study.baseline, study.followup, study.lesions, registration=registration
     )
@@ -147,7 +140,6 @@ def track_study(tracker: Tracker, case: Case, registration: Registration | None)
                 study.followup.grid.spacing_mm[2],
             ),
             features,
-            truth.vanished,
         )
         for truth, match, features in zip(study.truth, result.matches, result.features, strict=True)
     ]

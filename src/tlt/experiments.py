@@ -18,7 +18,6 @@ from tlt.statistics import compare
 from tlt.systems import TRACKERS
 from tlt.track import Tracker, make_system
 
-VANISHED_SHARE = 0.2  # of painted lesions, in the studies that the confidence is fitted on
 UNCALIBRATED = Calibration({}, 0.0)
 
 
@@ -53,17 +52,13 @@ def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -
 def calibrate(
     trackers: Sequence[Tracker], data: Path, pairs: int, seed: int, report: Report | None = None
 ) -> dict[str, Calibration]:
-    """The confidence of each tracker, fitted on simulated pairs where some lesions vanish."""
-    ranges = StudyRange(painted=8, structures=6, vanish=VANISHED_SHARE)
+    """The confidence of each tracker, fitted on simulated pairs in which no lesion vanishes."""
+    ranges = StudyRange(painted=8, structures=6)
     cases = simulated_cases(data, pairs, seed, ranges)
-    outcomes = evaluate(trackers, cases, report, with_vanished=True)
+    outcomes = evaluate(trackers, cases, report)
     calibrations = {}
     for name, every in outcomes.items():
-        rows = [
-            (o.features, o.row.within_10mm and not o.vanished)
-            for o in every
-            if o.features is not None
-        ]
+        rows = [(o.features, o.row.within_10mm) for o in every if o.features is not None]
         calibrations[name] = fit_calibration([f for f, _ in rows], [c for _, c in rows])
     return calibrations
 
