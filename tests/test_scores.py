@@ -81,5 +81,7 @@ def test_scores_are_json_and_say_what_is_missing() -> None:
     text = text_of(scores)
     assert "1 of 3 without an answer" in text
     assert "McNemar" in text
+    alone = [r.__class__(**{**vars(r), "patient": "a"}) for r in rows_of([1.0, 2.0])]
+    assert "fewer than two patients" in text_of(score(alone))
     lines = text.splitlines()
     assert len({len(line) for line in lines if line.startswith("|")}) == 1  # columns in line

@@ -88,9 +88,9 @@ def text_of(scores: Scores) -> str:
     parts = {"all": scores, **scores["strata"]}
     text = table({name: _summary(values) for name, values in parts.items()})
     units = {"cpm_10mm": "CPM@10mm %", "cpm_radius": "CPM@Radius %", "med_mm": "MED mm"}
-    for name, interval in scores["intervals"].items():
-        low, high = (f"{v:.2f}" if v is not None else "?" for v in interval)
-        text += f"\n{units[name]}: 95 % interval {low} to {high} (bootstrap over patients)"
+    for name, (low, high) in scores["intervals"].items():
+        told = "none, fewer than two patients" if low is None else f"{low:.2f} to {high:.2f}"
+        text += f"\n{units[name]}: 95 % interval {told} (bootstrap over patients)"
     missed = scores["n"] - scores["answered"]
     if missed:
         text += f"\n{missed} of {scores['n']} without an answer: wrong in CPM, not in MED"
