@@ -20,6 +20,7 @@ from tlt.lesion import Status
 from tlt.systems.base import AlignedPair, Location
 
 FOUND, DOUBTFUL = 0.5, 0.2
+RIDGE = 10.0  # few of some hundred lesions are wrong: with less, one bad study decides a weight
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def load_calibration(tracker: str) -> Calibration:
 
 
 def fit_calibration(rows: Sequence[dict[str, float]], correct: Sequence[bool]) -> Calibration:
-    """Logistic regression with a weak ridge (Newton's method on standardised features)."""
+    """Logistic regression with a ridge (Newton's method on standardised features)."""
     names = sorted(rows[0])
     values = np.array([[row[name] for name in names] for row in rows])
     center, scale = values.mean(0), values.std(0)
@@ -98,7 +99,7 @@ def fit_calibration(rows: Sequence[dict[str, float]], correct: Sequence[bool]) -
     scale = np.where(used, scale, 1.0)
     design = np.concatenate([(values - center) / scale * used, np.ones((len(values), 1))], 1)
     target = np.asarray(correct, float)
-    ridge = np.diag([1.0] * len(names) + [0.0])
+    ridge = np.diag([RIDGE] * len(names) + [0.0])
     beta = np.zeros(len(names) + 1)
     for _ in range(50):
         p = 1 / (1 + np.exp(-design @ beta))

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tlt.confidence import Calibration, fit_calibration, load_calibration
-from tlt.data.followup import StudyRange
 from tlt.errors import UsageError
 from tlt.evaluate import Outcome, Report, Save, evaluate, simulated_cases
 from tlt.io.files import atomic_write
@@ -53,9 +52,7 @@ def calibrate(
     trackers: Sequence[Tracker], data: Path, pairs: int, seed: int, report: Report | None = None
 ) -> dict[str, Calibration]:
     """The confidence of each tracker, fitted on simulated pairs in which no lesion vanishes."""
-    ranges = StudyRange(painted=8, structures=6)
-    cases = simulated_cases(data, pairs, seed, ranges)
-    outcomes = evaluate(trackers, cases, report)
+    outcomes = evaluate(trackers, simulated_cases(data, pairs, seed), report)
     calibrations = {}
     for name, every in outcomes.items():
         rows = [(o.features, o.row.within_10mm) for o in every if o.features is not None]

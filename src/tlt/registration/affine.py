@@ -10,8 +10,6 @@ shift of all organs' HU (contrast medium) is taken out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +21,7 @@ from tlt.registration.gauss_newton import design_matrix, refine, to_affine, to_t
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
 from tlt.registration.result import PRONE, SIMILARITY_SURE, Registration, is_plausible, judge
+from tlt.threads import one_thread
 from tlt.volume import Volume
 
 Pyramid = list[Level]
@@ -44,7 +43,7 @@ def register_affine(baseline: Volume, followup: Volume) -> Registration:
     images: without a body in both, the grid centres are aligned and ``ok`` is False.
     """
     start = time.perf_counter()
-    with _one_thread():
+    with one_thread():
         fixed, moving = pyramid(baseline), pyramid(followup)
         if not all(bool(level.body.any()) for level in (*fixed, *moving)):
             shift = followup.grid.center_mm - baseline.grid.center_mm
@@ -92,18 +91,6 @@ def register_l1(
         theta, score = refine(fixed[level], moving[level], theta, center, iterations, points)
         theta = theta[_distinct(theta, score, fixed[2], center, keep, apart_mm)]
     return to_affine(theta[0], center)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: the kernels are small, and threads that wait for each other on a busy
-    machine cost ten times what they save. The result no longer depends on their number either."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _starts(

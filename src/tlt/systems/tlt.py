@@ -27,6 +27,7 @@ from tlt.systems.local_motion import (
     pooled,
     token_matches,
 )
+from tlt.threads import one_thread
 from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
@@ -81,7 +82,8 @@ class TLTSystem:
                 motion = LocalMotion.constant(centers[index], shift)
                 evidence = self._evidence(predicted, index)
                 if self.refine:
-                    motion, evidence = self._refined(pair, motion, embedded)
+                    with one_thread():
+                        motion, evidence = self._refined(pair, motion, embedded)
                 located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
