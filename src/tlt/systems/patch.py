@@ -1,4 +1,4 @@
-"""Local patch matching: the classical answer, and the last step of `tlt`.
+"""Local patch matching: the classical answer, and what the last step of `tlt` is made of.
 
 The baseline patch around the lesion, under a Gaussian window, is compared with every place of a
 search range of the follow-up by normalised cross-correlation, less a weak penalty for distance:
@@ -8,6 +8,7 @@ a large patch over a wide range at 4 mm, then a small one at 2 mm, then a parabo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -101,7 +102,8 @@ def match_patch(
     score = correlation - penalty
     peak = np.unravel_index(int(score.argmax()), score.shape)
     offset_zyx = np.array(peak) - reach + _parabola(score.numpy(), peak)
-    far = _squared_distance(reach, np.array(peak) - reach) * step.step_mm**2 > 12.0**2
+    from_zyx = tuple(int(p) - reach for p in peak)
+    far = _squared_distance(reach, from_zyx) * step.step_mm**2 > 12.0**2
     runner_up = float(correlation[far].max()) if far.any() else -1.0
     center = np.asarray(start_mm, float) + offset_zyx[::-1] * step.step_mm
     return PatchMatch(center, float(correlation[peak]), runner_up)
@@ -148,14 +150,16 @@ def _cube(
     return torch.from_numpy((np.clip(cube, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU))
 
 
+@cache
 def _gaussian_window(half: int) -> Tensor:
     return torch.exp(-_squared_distance(half) / (2 * (half / 2) ** 2))
 
 
-def _squared_distance(reach: int, from_zyx: ArrayLike = (0, 0, 0)) -> Tensor:
+@lru_cache(maxsize=64)
+def _squared_distance(reach: int, from_zyx: tuple[int, ...] = (0, 0, 0)) -> Tensor:
     """Squared distance in voxels of each place of a cube, 2 * reach + 1 a side, from one."""
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    z, y, x = ((steps - float(c)) ** 2 for c in np.asarray(from_zyx))
+    z, y, x = ((steps - float(c)) ** 2 for c in from_zyx)
     return z[:, None, None] + y[None, :, None] + x[None, None, :]
 
 
