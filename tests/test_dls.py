@@ -80,7 +80,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path, content, words: str) -> None
 
 def test_a_field_that_no_pair_has_is_refused(tmp_path: Path) -> None:
     pairs = read_dls(written(tmp_path / "t.json", {"0001": record()}))
-    with pytest.raises(InputError, match="--field may be one of"):
+    with pytest.raises(InputError, match="the file holds 'predict target center'"):
         predicted_rows(pairs, "initial center")
     broken = read_dls(written(tmp_path / "u.json", {"1": record(**{"initial center": "here"})}))
     with pytest.raises(InputError, match="three numbers"):

@@ -45,7 +45,7 @@ def test_predictions_of_dls_are_rows_too(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was tracked"):
         read_rows(path)
     path.write_text(json.dumps({"a": [1]}))
-    with pytest.raises(InputError, match="pair a"):
+    with pytest.raises(InputError, match="is no pair"):
         read_rows(path)
     path.write_text(json.dumps({"tlt": [{"truth_mm": [0, 0, 0]}]}))
     with pytest.raises(InputError, match="a row cannot be read"):

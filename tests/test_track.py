@@ -220,3 +220,32 @@ def test_what_cannot_be_made_is_refused() -> None:
         with pytest.raises(ModelError, match="CUDA"):
             usable_device("cuda:3")
     assert usable_device("cpu") == "cpu"
+
+
+SURE = Calibration({}, 5.0)
+
+
+def sure_matches(lesions, registration: Registration) -> list[Match]:
+    """Matches of the affine tracker, with a confidence of 99 % everywhere."""
+    tracker = Tracker(AffineSystem(), SURE)
+    return tracker.track_pair(baseline(), followup(), lesions, registration=registration).matches
+
+
+def test_nothing_is_found_for_sure_after_a_doubtful_registration() -> None:
+    known = registration_with(np.zeros(3))
+    assert {m.status for m in sure_matches(LESIONS, known)} == {Status.FOUND}
+    doubtful = sure_matches(LESIONS, replace(known, ok=False))
+    assert {m.status for m in doubtful} == {Status.LOW_CONFIDENCE}
+
+
+def test_a_centre_drawn_to_the_border_is_never_found_for_sure() -> None:
+    grid = followup().grid
+    low, _ = grid.bounds_mm()
+    outside = np.array([12.0, -7.0, low[2] - 5.0])
+    place = MOTION.inverse()(outside)
+    lesion = Lesion("edge", tuple(place.tolist()), 10.0)
+    (match,) = sure_matches([lesion], registration_with(np.zeros(3)))
+    assert match.status is Status.LOW_CONFIDENCE
+    assert match.center_mm is not None
+    index = grid.mm_to_index(match.center_mm)
+    assert index[0] == pytest.approx(0)  # the first slice's centre: there is a picture of it

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlt.errors import InputError, ModelError, TltError
 from tlt.lesion import Lesion, Match, Status
 
 if TYPE_CHECKING:
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
     from tlt.io.lesions import read_lesions
     from tlt.track import Tracker
 
-__all__ = ["Lesion", "Match", "Status", "Tracker", "load_volume", "read_lesions"]
+__all__ = [
+    "InputError",
+    "Lesion",
+    "Match",
+    "ModelError",
+    "Status",
+    "TltError",
+    "Tracker",
+    "load_volume",
+    "read_lesions",
+]
 
 _HOMES = {
     "Tracker": "tlt.track",

@@ -39,6 +39,8 @@ def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
     Raises:
         InputError: unreadable, neither of the two, it has no such field, or no rows.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

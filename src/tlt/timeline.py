@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlt.errors import InputError
 from tlt.lesion import Lesion, Match, Status
 from tlt.volume import Volume
 
@@ -41,11 +43,20 @@ def track_over_time(
     lesions: Sequence[Lesion],
     progress: Progress | None = None,
 ) -> list[PairResult]:
-    """What was found in each follow-up, in the order given; matches in the order of the lesions."""
+    """What was found in each follow-up, in the order given; matches in the order of the lesions.
+
+    Raises:
+        InputError: one of them cannot be tracked; the message names it.
+    """
     templates = {lesion.id: (baseline, lesion) for lesion in lesions}
     pairs: list[PairResult] = []
     for number, followup in enumerate(followups, 1):
-        pair = _track_to(tracker, followup, lesions, templates, _numbered(progress, number, pairs))
+        stages = _numbered(progress, number, pairs)
+        try:
+            pair = _track_to(tracker, followup, lesions, templates, stages)
+        except InputError as error:
+            name = Path(followup.path).name if followup.path else ""
+            raise InputError(f"follow-up {number} {name}".rstrip() + f": {error}") from error
         for match in pair.matches:
             if match.status is Status.FOUND:
                 templates[match.lesion.id] = (followup, _as_template(match))

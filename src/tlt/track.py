@@ -6,6 +6,7 @@ The command line, the evaluation and every experiment call `Tracker`; the system
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tlt.systems.base import Location, Progress, System, align
 from tlt.volume import Volume
 
 FOV_TOLERANCE_MM = 8.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +68,14 @@ class Tracker:
         return Tracker(system, load_calibration(name))
 
     def track(self, baseline: Volume, followup: Volume, lesions: Sequence[Lesion]) -> list[Match]:
-        """One match for each lesion, in their order."""
-        return self.track_pair(baseline, followup, lesions).matches
+        """One match for each lesion, in their order; a doubtful registration is logged."""
+        result = self.track_pair(baseline, followup, lesions)
+        if not result.registration.ok:
+            log.warning(
+                "registration is doubtful (similarity %.2f): check every position",
+                result.registration.similarity,
+            )
+        return result.matches
 
     def track_pair(
         self,
@@ -95,7 +104,7 @@ class Tracker:
             for k, location in enumerate(system.locate(pair, progress)):
                 located[int(inside[k])] = location, features_of(pair, k, location)
         matches = [
-            self._match(lesion, _triple(prior), followup, located.get(i))
+            self._match(lesion, _triple(prior), followup, located.get(i), known.ok)
             for i, (lesion, prior) in enumerate(zip(lesions, priors, strict=True))
         ]
         features = [located[i][1] if i in located else None for i in range(len(lesions))]
@@ -107,15 +116,25 @@ class Tracker:
         prior: Triple,
         followup: Volume,
         found: tuple[Location, dict[str, float]] | None,
+        registered: bool,
     ) -> Match:
+        """What is said of a lesion.
+
+        A centre that had to be drawn to the border of the view, and one after a doubtful
+        registration, is never `FOUND`.
+        """
         if found is None or not near_field_of_view(
             followup, found[0].center_mm[None], FOV_TOLERANCE_MM
         ):
             return Match(lesion, Status.OUTSIDE_FOV, None, 0.0, prior)
         location, features = found
         confidence = self.calibration.probability(features)
+        status = status_of(confidence)
+        inside = bool(followup.grid.contains(location.center_mm))
+        if status is Status.FOUND and not (inside and registered):
+            status = Status.LOW_CONFIDENCE
         center = _triple(into_field_of_view(followup, location.center_mm))
-        return Match(lesion, status_of(confidence), center, confidence, prior)
+        return Match(lesion, status, center, confidence, prior)
 
 
 def register_pair(baseline: Volume, followup: Volume) -> Registration:
@@ -191,12 +210,12 @@ def near_field_of_view(volume: Volume, points_mm: np.ndarray, tolerance_mm: floa
 
 
 def into_field_of_view(volume: Volume, point_mm: np.ndarray) -> np.ndarray:
-    """The point (3,), moved to the volume's border if it lies outside."""
+    """The point (3,), moved to the nearest voxel centre if it lies outside."""
     if volume.grid.contains(point_mm):
         return point_mm
     index = volume.grid.mm_to_index(point_mm)
     last = np.array(volume.grid.shape_zyx) - 1
-    return volume.grid.index_to_mm(np.clip(index, -0.5, last + 0.5))
+    return volume.grid.index_to_mm(np.clip(index, 0, last))
 
 
 def _triple(point: np.ndarray) -> Triple:

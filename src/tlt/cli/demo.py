@@ -36,6 +36,7 @@ def demo(
         result = run_track(job, display)
         errors_mm = true_errors(result, example)
     print_matches(result, errors_mm)
+    print("The network was trained on this CT: how it does on others is in docs/results.md.")
     print(f"\nReport:   {output / 'report.html'}\nPictures: {output / 'lesion_*.png'}")
     print(f"Data:     {output / 'result.json'}, {output / 'matches.csv'}")
 

@@ -46,7 +46,8 @@ def evaluate(
 ) -> None:
     """Score a tracker, by size and slice distance, with 95 % intervals.
 
-    CPM is the share of lesions found (within 10 mm, or within the radius), MED the mean distance.
+    CPM@10mm: share within 10 mm, or within the radius where that is smaller. CPM@Radius: below the
+    radius. MED: mean distance, with its parts along X, Y, Z. Fixed 10 mm, in box: the TLT metric.
     """
     import json
 

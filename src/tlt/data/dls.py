@@ -93,6 +93,10 @@ def read_dls(path: Path) -> list[DLSPair]:
 
 
 def _pair(path: Path, name: str, record: dict[str, Any]) -> DLSPair:
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{path}: neither a rows.json nor a list of DLS: '{name}' is no pair; give one of them"
+        )
     try:
         source, target = (_lesion(record, side) for side in ("source", "target"))
         box = tuple(float(v) for v in record["target box"])
@@ -164,9 +168,13 @@ def predicted_rows(pairs: Sequence[DLSPair], field: str = PREDICTION) -> list[Le
     """
     if not any(field in pair.record for pair in pairs):
         centers = sorted(
-            key for key in pairs[0].record if "center" in key and not key.startswith("source")
+            key
+            for key in pairs[0].record
+            if "center" in key and not key.startswith(("source", "target"))
         )
-        raise InputError(f"no pair has a field '{field}'; --field may be one of {centers}")
+        raise InputError(
+            f"no pair has a centre '{field}'; the file holds {', '.join(repr(c) for c in centers)}"
+        )
     return [_predicted_row(pair, field) for pair in pairs]
 
 

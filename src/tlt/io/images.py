@@ -63,6 +63,8 @@ def ct_files(folder: Path) -> list[Path]:
 
     Raises InputError when there is none.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one that holds CTs (*.nii.gz)")
     files = sorted(p for p in folder.glob("*.nii.gz") if not p.name.endswith("_label.nii.gz"))
     if not files:
         raise InputError(f"{folder}: no *.nii.gz CT in it; give a folder that has some")
