@@ -1,4 +1,4 @@
-"""What is said of lesions that are gone: ``python benchmarks/vanished.py FOLDER_OF_CTS``, as JSON."""
+"""What is said of lesions that are gone: ``python benchmarks/vanished.py CTS``, as JSON."""
 
 from __future__ import annotations
 
