@@ -51,7 +51,13 @@ def simulate(
         study = simulate_study(volume, np.random.default_rng(seed), known, ranges)
         write_study(study, folder)
     if not quiet:
-        print(f"{len(study.truth)} lesions; baseline, follow-up, lesions.csv, truth.csv: {output}")
+        seen = [truth for truth in study.truth if truth.in_view]
+        gone = sum(truth.vanished for truth in seen)
+        print(
+            f"{len(study.truth)} lesions: {len(seen) - gone} in the follow-up, {gone} gone, "
+            f"{len(study.truth) - len(seen)} out of its view; in {output}: baseline, follow-up, "
+            "lesions.csv, truth.csv (a row for each of the first)"
+        )
 
 
 def write_study(study: SimulatedStudy, folder: Path) -> None:
