@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,24 @@ def test_calibration_keeps_what_other_trackers_have(cts: Path, tmp_path: Path, c
     assert "correlation" in content["patch"]["weights"]
     assert main([*asked, "--tracker", "nobody"]) == 2
     assert "none of tlt" in capsys.readouterr().err
+
+
+def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "pair"
+    asked = ["simulate", "--input", str(cts / "torso.nii.gz"), "--output", str(folder)]
+    assert main([*asked, "--seed", "3", "--vanish", "0.5"]) == 0
+    counts = [int(n) for n in re.findall(r"(\d+) (?:lesions|in the|gone|out of)", _out(capsys))]
+    total, seen, gone, outside = counts
+    lesions, truth = (
+        (folder / name).read_text().splitlines()[1:] for name in ("lesions.csv", "truth.csv")
+    )
+    assert (total, seen) == (len(lesions), len(truth))
+    assert total == seen + gone + outside
+    assert gone > 0
+    assert main([*asked, "--vanish", "2"]) == 2
+    assert main(["evaluate", "--tracker", "affine", "--dataset", str(folder), "-q"]) == 0
+    assert f" {seen} " in _out(capsys).splitlines()[2]  # the row of all lesions
+
+
+def _out(capsys) -> str:
+    return capsys.readouterr().out
