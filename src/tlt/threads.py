@@ -21,3 +21,8 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def use_one_thread() -> None:
+    """The same for a thread of its own, which does not inherit the setting."""
+    torch.set_num_threads(1)

@@ -164,16 +164,21 @@ def token_matches(
     middle = expected.moved_mm[None]
     extent = float((torch.cat([goals, middle]) - middle).abs().max()) + reach_mm
     candidates, where = (v[0] for v in search.windows(middle, extent))
-    distance = (where - goals[:, None]).abs().amax(-1)  # K, N
-    logits = CONTRAST_SCALE * tokens @ candidates.mT
-    logits = logits.masked_fill(distance > reach_mm, -torch.inf)
-    some = (distance <= reach_mm).any(1)  # the expected place may lie outside the map
-    share, places = logits[some].softmax(-1), places[some]
-    peak = where[share.argmax(-1)]
-    around = (where - peak[:, None]).abs().amax(-1) <= 1.5 * search.token_mm
-    local = share * around
+    allowed = _within(where, goals, reach_mm)
+    some = allowed.any(1)  # the expected place may lie outside the map
+    logits = CONTRAST_SCALE * tokens[some] @ candidates.mT
+    share, places = logits.masked_fill_(~allowed[some], -torch.inf).softmax(-1), places[some]
+    local = share * _within(where, where[share.argmax(-1)], 1.5 * search.token_mm)
     weight = local.sum(-1)
     return Matches(places, local @ where / weight[:, None] - places, weight)
+
+
+def _within(where: Tensor, centers: Tensor, reach_mm: float) -> Tensor:
+    """Which places (N, 3) lie within a distance of centres (K, 3) along every axis: (K, N)."""
+    near = (where[:, 0] - centers[:, :1]).abs() <= reach_mm
+    for axis in (1, 2):  # one axis at a time: (K, N, 3) would not fit into the cache
+        near &= (where[:, axis] - centers[:, axis : axis + 1]).abs() <= reach_mm
+    return near
 
 
 def patch_matches(pair: AlignedPair, expected: LocalMotion, patches: PatchRound) -> Matches:

@@ -6,6 +6,9 @@ only as far as lesions and receptive field reach; each further lesion costs the 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +30,7 @@ from tlt.systems.local_motion import (
     pooled,
     token_matches,
 )
-from tlt.threads import one_thread
+from tlt.threads import one_thread, use_one_thread
 from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
@@ -77,16 +80,34 @@ class TLTSystem:
             part = slice(start, start + LESIONS_AT_ONCE)
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
             predicted = self.network(template, search, centers, radii)
-            for index in range(len(centers)):
-                shift = predicted.center_mm[index] - centers[index]
-                motion = LocalMotion.constant(centers[index], shift)
-                evidence = self._evidence(predicted, index)
-                if self.refine:
-                    with one_thread():
-                        motion, evidence = self._refined(pair, motion, embedded)
+            for motion, evidence in self._answers(pair, predicted, centers, embedded):
                 located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
+
+    def _answers(
+        self,
+        pair: AlignedPair,
+        predicted: Prediction,
+        centers_mm: Tensor,
+        embedded: tuple[TokenMap, TokenMap] | None,
+    ) -> Iterator[tuple[LocalMotion, dict[str, float]]]:
+        """The motion of each lesion with its evidence; the last step on one core a lesion."""
+        motions = [
+            LocalMotion.constant(center, there - center)
+            for center, there in zip(centers_mm, predicted.center_mm, strict=True)
+        ]
+        if not self.refine:
+            for index, motion in enumerate(motions):
+                yield motion, self._evidence(predicted, index)
+            return
+
+        @torch.inference_mode()  # a mode is a thread's own
+        def refined(motion: LocalMotion) -> tuple[LocalMotion, dict[str, float]]:
+            return self._refined(pair, motion, embedded)
+
+        with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
+            yield from pool.map(refined, motions)
 
     def token_map(self, volume: Volume, progress=None) -> TokenMap:
         """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
