@@ -15,7 +15,7 @@ from tlt.data.followup import Study, StudyRange, Truth, simulate_study
 from tlt.errors import InputError, TltError
 from tlt.io.images import ct_files, load_volume
 from tlt.io.lesions import read_lesions
-from tlt.lesion import Lesion
+from tlt.lesion import Lesion, Match
 from tlt.metrics import LesionRow
 from tlt.registration.result import Registration
 from tlt.track import Tracker, register_pair
@@ -119,37 +119,32 @@ def track_study(tracker: Tracker, case: Case, registration: Registration | None)
     """One outcome for each lesion of a study, in their order; misses without a registration."""
     study = case.study
     if registration is None:
-        return [Outcome(_missed(case, truth), None) for truth in study.truth]
+        return [Outcome(_row(case, truth, None, math.nan), None) for truth in study.truth]
     result = tracker.track_pair(
         study.baseline, study.followup, study.lesions, registration=registration
     )
     seconds = (result.seconds + registration.seconds) / len(study.lesions)
     return [
-        Outcome(
-            LesionRow(
-                case.name,
-                truth.lesion.id,
-                case.patient,
-                truth.lesion.label,
-                truth.lesion.radius_mm,
-                truth.center_mm,
-                match.center_mm,
-                match.prior_center_mm,
-                match.confidence,
-                seconds,
-                study.followup.grid.spacing_mm[2],
-            ),
-            features,
-        )
+        Outcome(_row(case, truth, match, seconds), features)
         for truth, match, features in zip(study.truth, result.matches, result.features, strict=True)
     ]
 
 
-def _missed(case: Case, truth: Truth) -> LesionRow:
-    """The row of a lesion whose pair could not be tracked."""
-    lesion, slice_mm = truth.lesion, case.study.followup.grid.spacing_mm[2]
-    judged = (lesion.label, lesion.radius_mm, truth.center_mm, None, None, 0.0, math.nan, slice_mm)
-    return LesionRow(case.name, lesion.id, case.patient, *judged)
+def _row(case: Case, truth: Truth, match: Match | None, seconds: float) -> LesionRow:
+    """The row of a lesion; without a match, its pair could not be tracked."""
+    return LesionRow(
+        pair=case.name,
+        lesion=truth.lesion.id,
+        patient=case.patient,
+        kind=truth.lesion.label,
+        radius_mm=truth.lesion.radius_mm,
+        truth_mm=truth.center_mm,
+        found_mm=None if match is None else match.center_mm,
+        prior_mm=None if match is None else match.prior_center_mm,
+        confidence=0.0 if match is None else match.confidence,
+        seconds=seconds,
+        slice_mm=case.study.followup.grid.spacing_mm[2],
+    )
 
 
 def folder_cases(folder: Path) -> Iterator[Case]:

@@ -120,13 +120,13 @@ def _cells(name: str, s: Summary) -> list[str]:
         return f"{mean:.2f} ± {spread:.2f}"
 
     values = [
-        *(name, str(s.n), f"{s.cpm_10mm:.2f}", f"{s.cpm_radius:.2f}"),
+        *(str(s.n), f"{s.cpm_10mm:.2f}", f"{s.cpm_radius:.2f}"),
         *(cell(s.med_x_mm, s.med_x_std_mm), cell(s.med_y_mm, s.med_y_std_mm)),
         *(cell(s.med_z_mm, s.med_z_std_mm), cell(s.med_mm, s.med_std_mm)),
         *(f"{s.median_mm:.2f}", f"{s.p95_mm:.1f}"),
         *(f"{s.cpm_fixed_10mm:.2f}", f"{s.cpm_box:.2f}", f"{s.seconds:.2f}"),
     ]
-    return [value.replace("nan", "-") for value in values]
+    return [name, *(value.replace("nan", "-") for value in values)]
 
 
 def _summary(values: Scores) -> Summary:

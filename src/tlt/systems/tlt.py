@@ -1,7 +1,8 @@
 """The Transformer Lesion Tracker on whole CTs, and its last step by the tissue about a lesion.
 
 The search image's features are computed once for all lesions of a pair, the template's likewise,
-only as far as lesions and receptive field reach; each further lesion costs the transformer alone.
+only as far as lesions and receptive field reach; each further lesion costs the transformer and the
+last step.
 """
 
 from __future__ import annotations
