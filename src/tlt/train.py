@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from tlt.data.motion import MotionRange
 from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError, ModelError, UsageError
@@ -56,6 +57,7 @@ class TrainConfig(BaseModel):
         start: weights to start from; what they lack starts fresh.
         steps: optimiser steps; each sees ``accumulate`` pairs.
         learning_rate, warmup, clip: AdamW with a cosine schedule.
+        motion: range of the displacement, keys as `tlt.data.motion.MotionRange`.
         ease_steps: the displacement grows to full size over these steps.
         freeze_norm_at: share of the run after which batch statistics no longer move.
         ema: decay of the averaged weights, which are what is saved.
@@ -76,6 +78,7 @@ class TrainConfig(BaseModel):
     clip: float = 1.0
     seed: int = 0
     queries: int = 8
+    motion: MotionRange = MotionRange()
     ease_steps: int = 1500
     ease_from: float = 0.3
     freeze_norm_at: float = 0.7
@@ -188,7 +191,11 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
             f"{config.output}: holds a run; go on with --resume, or choose another output"
         )
     config.output.mkdir(parents=True, exist_ok=True)
-    pairs = PairConfig(queries=config.queries, spacing_mm=PRESETS[config.preset].spacing_mm)
+    pairs = PairConfig(
+        queries=config.queries,
+        spacing_mm=PRESETS[config.preset].spacing_mm,
+        motion=config.motion,
+    )
     dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
     for anatomy in dataset.anatomies:  # one that is too small is told now, not hours later
         draw_training_pair(np.random.default_rng(config.seed), anatomy, pairs)
