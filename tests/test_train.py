@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import make_phantom, torso_grid
 
-import tlt.train
-from tlt.data.pairs import PairConfig
-from tlt.errors import InputError, UsageError
+import tlt.training.objective
+from tlt.errors import InputError, ModelError, UsageError
 from tlt.io.images import save_volume
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
 from tlt.model.weights import load_weights, save_weights
-from tlt.train import (
-    SimulatedPairs,
-    TrainConfig,
-    freeze_batch_norms,
-    loss_terms,
-    predict,
-    read_anatomies,
-    read_config,
-    schedule,
-    train,
-    update_average,
-    validate,
-    validation_set,
-)
+from tlt.train import freeze_batch_norms, schedule, train, validate
+from tlt.training.config import TrainConfig
+from tlt.training.objective import loss_terms, predict
+from tlt.training.samples import TrainingPairs, validation_set
+from tlt.training.state import update_average
 
+TINY_NETWORK = {"channels": [4, 4, 8, 16], "heads": 2, "layers": 1, "embedding": 8}
 TINY = replace(PRESETS["compact"], channels=(4, 4, 8, 16), heads=2, layers=1, embedding=8)
-SMALL_PAIRS = partial(
-    PairConfig,
-    crops_zyx=((24, 32, 32),),
-    anchors=16,
-    margin_mm=(12.0, 12.0, 8.0),
-    search_shift_mm=(8.0, 8.0, 4.0),
-)
-
-
-class Interrupted(Exception):
-    """Stands for a power cut."""
+SMALL_PAIRS = {
+    "crops_zyx": [[24, 32, 32]],
+    "queries": 4,
+    "anchors": 16,
+    "margin_mm": [12.0, 12.0, 8.0],
+    "search_shift_mm": [8.0, 8.0, 4.0],
+}
 
 
 @pytest.fixture(scope="session")
@@ -60,17 +51,15 @@ def ct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(ct_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(ct_folder: Path, tmp_path: Path) -> TrainConfig:
     """Three steps of a tiny network on tiny crops."""
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
-    monkeypatch.setattr(tlt.train, "PairConfig", SMALL_PAIRS)
     return TrainConfig(
-        preset="tiny",
+        network=TINY_NETWORK,
+        pairs=SMALL_PAIRS,  # type: ignore[arg-type]
         data=ct_folder,
         validation=ct_folder,
         output=tmp_path / "run",
         steps=3,
-        queries=4,
         workers=0,
         validation_pairs=2,
         checkpoint_every=1,
@@ -78,6 +67,10 @@ def config(ct_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         warmup=1,
         bf16=False,
     )
+
+
+def changed(config: TrainConfig, **values) -> TrainConfig:
+    return config.model_copy(update=values)
 
 
 def logged(config: TrainConfig) -> list[dict[str, str]]:
@@ -100,33 +93,34 @@ def test_a_run_writes_checkpoint_log_and_weights(config: TrainConfig) -> None:
     assert [row["step"] for row in table] == ["1", "2", "3"] == [str(row["step"]) for row in rows]
     assert all(float(row["contrast"]) > 0 and float(row["prior"]) > 0 for row in table)
     assert [row["val_mm"] != "" for row in table] == [False, False, True]
-    assert sorted(f.name for f in config.output.iterdir()) == [
-        "checkpoint.pt",
-        "log.csv",
-        "weights.safetensors",
-    ]
+    files = sorted(f.name for f in config.output.iterdir())
+    assert files == ["checkpoint.pt", "log.csv", "tensorboard", "weights.safetensors"]
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(config: TrainConfig) -> None:
-    whole = load_weights(str(train(config)))
-    cut = config.model_copy(update={"output": config.output.with_name("cut")})
+def test_the_same_seed_gives_the_same_first_twenty_losses(config: TrainConfig) -> None:
+    long = changed(config, steps=20, validation=None, workers=1)
+    train(long)
+    train(changed(long, output=long.output.with_name("again")))
+    train(changed(long, output=long.output.with_name("other"), seed=1))
+    first, again, other = (
+        [row["loss"] for row in logged(changed(long, output=long.output.with_name(name)))]
+        for name in ("run", "again", "other")
+    )
+    assert len(first) == 20
+    assert first == again != other
 
-    def stop(row: dict[str, float]) -> None:
-        if row["step"] == 2:
-            raise Interrupted
 
-    with pytest.raises(Interrupted):
-        train(cut, report=stop)
-    half = load_weights(str(cut.output / "weights.safetensors"))
-    resumed = load_weights(str(train(cut, resume=True)))
-    assert not torch.equal(half.network.embed.weight, whole.network.embed.weight)
-    for name, tensor in whole.network.state_dict().items():
-        assert torch.equal(resumed.network.state_dict()[name], tensor), name
-    assert [row["step"] for row in logged(cut)] == ["1", "2", "3"]
+def test_the_best_weights_by_validation_are_kept(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([5.0, 3.0, 4.0])
+    monkeypatch.setattr("tlt.train.validate", lambda *_: {"val_mm": next(errors)})
+    path = train(changed(config, validate_every=1))
+    assert load_weights(str(path)).notes == {"steps": 2}
 
 
 def test_the_threads_of_the_process_are_left_alone(config: TrainConfig) -> None:
-    pairs = SimulatedPairs(read_anatomies(config.data), config, SMALL_PAIRS(queries=4))
+    pairs = TrainingPairs(config)
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     assert pairs[0].search.equal(pairs[0].search)
@@ -145,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
         terms = loss_terms(*args)
         return {k: v * float("nan") if len(calls) > 2 * 2 else v for k, v in terms.items()}
 
-    monkeypatch.setattr(tlt.train, "loss_terms", turning_bad)
+    monkeypatch.setattr(tlt.training.objective, "loss_terms", turning_bad)
     with pytest.raises(InputError, match="not finite at step 2") as caught:
         train(config)
     assert "--resume" in str(caught.value)
@@ -156,45 +150,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
 
 def test_an_empty_folder_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \*\.nii\.gz"):
-        train(config.model_copy(update={"data": tmp_path}))
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "part"),
-    [
-        ("data: a\noutput: b\nlearning_rat: 1\n", UsageError, "learning_rat"),
-        ("data: a\noutput: b\nsteps: many\n", UsageError, "steps"),
-        ("data: a\noutput: b\nloss: {fokal: 1}\n", UsageError, "loss.fokal"),
-        ("data: a\noutput: b\npreset: huge\n", UsageError, "'huge' is none of"),
-        ("output: b\n", UsageError, "data"),
-        ("- 1\n- 2\n", UsageError, ""),
-        ("", UsageError, "data"),
-        ("data: [1\n", InputError, "YAML"),
-    ],
-)
-def test_a_configuration_that_cannot_be_meant(
-    text: str, error: type[Exception], part: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text(text)
-    with pytest.raises(error) as caught:
-        read_config(path)
-    assert "c.yaml" in str(caught.value)
-    assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.yaml"):
-        read_config(tmp_path / "none.yaml")
-
-
-def test_a_configuration_as_written(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text("preset: paper\ndata: a\noutput: b\nsteps: 7\nloss: {contrast: 0}\n")
-    config = read_config(path)
-    assert (config.preset, config.steps, config.data) == ("paper", 7, Path("a"))
-    assert (config.loss.contrast, config.loss.token) == (0.0, 1.0)
+        train(changed(config, data=tmp_path))
 
 
 def test_schedule_warms_up_and_falls_to_two_percent() -> None:
@@ -228,8 +184,7 @@ def test_frozen_batch_norms_move_no_more() -> None:
 
 
 def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig) -> None:
-    pairs = SMALL_PAIRS(queries=4)
-    drawn, again = validation_set(config, pairs), validation_set(config, pairs)
+    drawn, again = validation_set(config), validation_set(config)
     assert len(drawn) == 2
     assert all(a.search.equal(b.search) for a, b in zip(drawn, again, strict=True))
     network = TLT(TINY).eval().requires_grad_(False)
@@ -244,10 +199,10 @@ def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig)
 
 
 def test_terms_of_the_paper_alone_where_similarity_is_off(config: TrainConfig) -> None:
-    pair = validation_set(config, SMALL_PAIRS(queries=4))[0]
-    paper = loss_terms(TLT(replace(TINY, similarity=False)), pair, config)
+    pair = validation_set(config)[0]
+    paper = loss_terms(TLT(replace(TINY, similarity=False)), pair, False)
     assert set(paper) == {"center", "focal", "token"}
-    assert set(loss_terms(TLT(TINY), pair, config)) == {*paper, "contrast"}
+    assert set(loss_terms(TLT(TINY), pair, False)) == {*paper, "contrast"}
 
 
 def test_a_run_is_not_overwritten(config: TrainConfig) -> None:
@@ -262,11 +217,120 @@ def test_a_run_may_start_from_weights(config: TrainConfig, tmp_path: Path) -> No
     torch.manual_seed(5)
     known = TLT(replace(TINY, similarity=False))
     save_weights(known, tmp_path / "known.safetensors", {})
-    start = config.model_copy(
-        update={"start": str(tmp_path / "known.safetensors"), "steps": 1, "learning_rate": 0.0}
-    )
+    start = changed(config, start=str(tmp_path / "known.safetensors"), steps=1, learning_rate=0.0)
     made = load_weights(str(train(start))).network.state_dict()
     for name, value in known.state_dict().items():
         if "running" not in name and "tracked" not in name:  # batch statistics move all the same
             assert torch.allclose(made[name], value, atol=1e-6), name
     assert any(name.startswith("embed.") for name in made)
+
+
+def test_training_without_accelerate_says_what_to_install(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ModelError, match=r"pip install .*\[train\]"):
+        train(config)
+    assert not config.output.exists()
+
+
+def write_yaml(config: TrainConfig, path: Path, **values) -> Path:
+    content = config.model_dump(mode="json", exclude_unset=True) | values
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def start_process(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    # Dropout draws from torch's generator, whose state must come back too.
+    long = changed(config, steps=12, validate_every=4, network=TINY_NETWORK | {"dropout": 0.1})
+    train(long)
+    cut = tmp_path / "cut"
+    file = write_yaml(long, tmp_path / "c.yaml", output=str(cut))
+    for rows in (1, 6):  # killed once so many steps are logged, wherever the process is then
+        process = start_process("-m", "tlt", "train", "--config", str(file), "--resume")
+        while process.poll() is None and lines(cut / "log.csv") < 1 + rows:
+            time.sleep(0.002)
+        assert process.poll() is None, process.communicate()[0]
+        process.kill()
+        process.wait()
+        assert lines(cut / "log.csv") < 1 + long.steps
+    train(changed(long, output=cut), resume=True)
+    whole, pieces = (
+        torch.load(run / "checkpoint.pt", weights_only=True) for run in (long.output, cut)
+    )
+    for part in ("network", "average"):
+        for name, tensor in whole[part].items():
+            assert torch.equal(pieces[part][name], tensor), name
+    assert pieces["running"] == whole["running"]
+    assert pieces["best_mm"] == whole["best_mm"]
+    assert weights_of(long) == weights_of(changed(long, output=cut))
+    first, second = logged(long), logged(changed(long, output=cut))
+    for row in first + second:
+        row.pop("seconds")
+    assert first == second
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def weights_of(config: TrainConfig) -> bytes:
+    return (config.output / "weights.safetensors").read_bytes()
+
+
+GRADIENTS = """
+import sys, torch
+from pathlib import Path
+from tlt.model.network import TLT
+from tlt.train import accumulate_gradients, make_accelerator, pairs_of
+from tlt.training.config import read_config
+from tlt.training.objective import Objective
+from tlt.training.samples import TrainingPairs
+
+config = read_config(Path(sys.argv[1]))
+accelerator = make_accelerator(config.accumulate)
+torch.manual_seed(config.seed)
+network = TLT(config.model)
+objective = accelerator.prepare(Objective(network, config.loss, config.bf16))
+dataset = TrainingPairs(config, accelerator.num_processes)
+accumulate_gradients(accelerator, objective, pairs_of(dataset, config, 0, accelerator), config, {})
+if accelerator.is_main_process:
+    gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+    torch.save(gradients | {"processes": accelerator.num_processes}, sys.argv[2])
+"""
+
+
+def test_two_processes_give_the_gradients_of_one_with_the_doubled_batch(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS)
+    one = write_yaml(config, tmp_path / "one.yaml", accumulate=4, clip=1e9)
+    two = write_yaml(config, tmp_path / "two.yaml", accumulate=2, clip=1e9)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    alone = start_process(str(script), str(one), str(tmp_path / "one.pt"))
+    together = start_process(*launch, str(script), str(two), str(tmp_path / "two.pt"))
+    for process in (alone, together):
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    a, b = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert (a.pop("processes"), b.pop("processes")) == (1, 2)
+    assert a.keys() == b.keys()
+    assert sum(float(g.norm()) for g in a.values()) > 0
+    for name, gradient in a.items():
+        assert torch.allclose(gradient, b[name], rtol=1e-3, atol=1e-6 * float(gradient.norm())), (
+            name
+        )

@@ -12,9 +12,9 @@ import numpy as np
 
 from tlt.data.dls import DLSPair, dls_row
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
+from tlt.data.marked import dls_groups, dls_study, folder_study, pair_folders
 from tlt.errors import InputError, TltError
 from tlt.io.images import ct_files, load_volume
-from tlt.io.lesions import read_lesions
 from tlt.lesion import Lesion, Match
 from tlt.metrics import LesionRow
 from tlt.registration.result import Registration
@@ -157,36 +157,13 @@ def folder_cases(folder: Path) -> Iterator[Case]:
         InputError: no pair with a truth, or one that cannot be read.
     """
     found = False
-    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
-    if (folder / "truth.csv").is_file():
-        places.insert(0, folder)
-    if not places:
-        raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
-    for place in places:
-        if len((place / "truth.csv").read_text().split("\n", 1)[-1].strip()) == 0:
-            continue  # every lesion of a simulated pair may be gone or out of view
-        baseline, followup = (_image(place, name) for name in ("baseline", "followup"))
-        lesions = read_lesions(place / "lesions.csv", baseline)
-        known = {lesion.id: lesion for lesion in read_lesions(place / "truth.csv", followup)}
-        truth = tuple(
-            Truth(lesion, known[lesion.id].center_mm, True)
-            for lesion in lesions
-            if lesion.id in known
-        )
-        if truth:
+    for place in pair_folders(folder):
+        study = folder_study(place)
+        if study.truth:
             found = True
-            study = Study(baseline, followup, truth)
             yield Case(place.name, place.name.split("--")[0], study)
     if not found:
         raise InputError(f"{folder}: no lesion of lesions.csv stands in truth.csv; compare the ids")
-
-
-def _image(place: Path, name: str) -> Volume:
-    """The CT of a name in a folder, whatever its format."""
-    found = [p for p in sorted(place.glob(f"{name}*")) if not p.name.endswith(".csv")]
-    if len(found) != 1:
-        raise InputError(f"{place}: {len(found)} images named {name}*; there must be one")
-    return load_volume(found[0])
 
 
 def evaluate_dls(
@@ -203,16 +180,11 @@ def evaluate_dls(
     Raises:
         InputError: none of the images is there.
     """
-    names = {lesion.volume for pair in pairs for lesion in (pair.source, pair.target)}
-    if not any((images / name).is_file() for name in names):
-        raise InputError(f"{images}: none of {len(names)} sub-volumes is here; check --images")
-    groups: dict[tuple[str, str], list[DLSPair]] = {}
-    for pair in pairs:
-        groups.setdefault((pair.source.volume, pair.target.volume), []).append(pair)
     outcomes: dict[str, Outcome] = {}
-    for (source, target), group in groups.items():
+    for group in dls_groups(pairs, images):
+        source, target = group[0].source.volume, group[0].target.volume
         try:
-            found = _track_dls(tracker, group, images / source, images / target)
+            found = _track_dls(tracker, group, images)
         except TltError as error:
             found = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
             if report is not None:
@@ -226,22 +198,11 @@ def evaluate_dls(
     return [outcomes[pair.name] for pair in pairs]
 
 
-def _track_dls(
-    tracker: Tracker, group: Sequence[DLSPair], source: Path, target: Path
-) -> list[Outcome]:
+def _track_dls(tracker: Tracker, group: Sequence[DLSPair], images: Path) -> list[Outcome]:
     """The lesions of one pair of sub-volumes, tracked together."""
-    baseline, followup = load_volume(source), load_volume(target)
-    lesions = [
-        Lesion(pair.name, pair.source.center_mm, pair.source.radius_mm, "lesion") for pair in group
-    ]
-    for lesion in lesions:
-        if not baseline.grid.contains(np.array(lesion.center_mm)):
-            raise InputError(
-                f"{source}: the lesion of pair {lesion.id} at {lesion.center_mm} mm lies outside; "
-                "make the sub-volumes with 'tlt convert deeplesion'"
-            )
-    result = tracker.track_pair(baseline, followup, lesions)
-    seconds = result.seconds / len(lesions)
+    study = dls_study(group, images)
+    result = tracker.track_pair(study.baseline, study.followup, study.lesions)
+    seconds = result.seconds / len(group)
     return [
         Outcome(
             dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm),

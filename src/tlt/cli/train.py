@@ -29,8 +29,8 @@ def train(
 
     import torch
 
-    from tlt.train import read_config
     from tlt.train import train as run
+    from tlt.training.config import read_config
 
     if threads:
         torch.set_num_threads(threads)

@@ -138,6 +138,8 @@ class MotionRange:
     breathing_mm: float = 25.0
     local_mm: float = 5.0
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (an unknown key of a YAML is told)
+
     def eased(self, share: float) -> MotionRange:
         """The same with displacements times ``share``: for a curriculum."""
         return MotionRange(

@@ -8,7 +8,7 @@ prior alone, never on the truth (docs/method.md, "No leak").
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class PairConfig:
     strength: float = 1.0
     cut_share: float = 0.1
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (an unknown key of a YAML is told)
+
 
 @dataclass(frozen=True)
 class TrainingPair:
@@ -72,6 +74,10 @@ class TrainingPair:
     radius_mm: Tensor
     anchors_mm: Tensor
     anchors_truth_mm: Tensor
+
+    def to(self, device: torch.device) -> TrainingPair:
+        """The pair on a device."""
+        return TrainingPair(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def draw_training_pair(
@@ -123,10 +129,14 @@ def draw_prior(
     body = anatomy.body_mm[rng.integers(len(anatomy.body_mm), size=200)]
     seen = motion.affine(body)
     best = AffineTransform.fit(motion.followup_to_baseline(seen), seen)
+    return registration_error(rng, best(about_mm)).after(best)
+
+
+def registration_error(rng: np.random.Generator, about_mm: Points) -> AffineTransform:
+    """What a registration may be wrong by about a point, now and then grossly."""
     sigma = 3.0 if rng.random() < 0.8 else 10.0
     turn = np.eye(3) + rng.normal(0, 0.02, (3, 3))
-    error = AffineTransform.about(turn, best(about_mm), rng.normal(0, sigma, 3))
-    return error.after(best)
+    return AffineTransform.about(turn, about_mm, rng.normal(0, sigma, 3))
 
 
 def _draw_from(

@@ -1,0 +1,153 @@
+"""Pairs with marked lesions: folders as ``tlt simulate`` lays them out, and DLS.
+
+Evaluation tracks them whole; training cuts crops from them (`cut_marked_pair`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tlt.data.dls import DLSPair
+from tlt.data.followup import Study, Truth
+from tlt.data.pairs import PairConfig, TrainingPair, registration_error
+from tlt.errors import InputError
+from tlt.geometry import Grid, Points
+from tlt.io.images import load_volume
+from tlt.io.lesions import read_lesions
+from tlt.lesion import Lesion
+from tlt.registration.result import Registration
+from tlt.volume import AIR_HU, Volume
+
+TRIES = 10
+
+
+def pair_folders(folder: Path) -> list[Path]:
+    """The folders of pairs in a folder (or itself), in order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
+    if (folder / "truth.csv").is_file():
+        places.insert(0, folder)
+    if not places:
+        raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
+    return places
+
+
+def folder_study(place: Path) -> Study:
+    """The pair of a folder; a lesion without a row in truth.csv is left out.
+
+    Raises:
+        InputError: one of its files cannot be read.
+    """
+    baseline, followup = _image(place, "baseline"), _image(place, "followup")
+    if len((place / "truth.csv").read_text().split("\n", 1)[-1].strip()) == 0:
+        return Study(baseline, followup, ())  # all of its lesions may be gone or out of view
+    lesions = read_lesions(place / "lesions.csv", baseline)
+    known = {lesion.id: lesion for lesion in read_lesions(place / "truth.csv", followup)}
+    truth = tuple(
+        Truth(lesion, known[lesion.id].center_mm, True) for lesion in lesions if lesion.id in known
+    )
+    return Study(baseline, followup, truth)
+
+
+def _image(place: Path, name: str) -> Volume:
+    """The CT of a name in a folder, whatever its format."""
+    found = [p for p in sorted(place.glob(f"{name}*")) if not p.name.endswith(".csv")]
+    if len(found) != 1:
+        raise InputError(f"{place}: {len(found)} images named {name}*; there must be one")
+    return load_volume(found[0])
+
+
+def dls_groups(pairs: Sequence[DLSPair], images: Path) -> list[list[DLSPair]]:
+    """The pairs by sub-volumes: those of one baseline and one follow-up together, in their order.
+
+    Raises:
+        InputError: none of the images is there.
+    """
+    names = {lesion.volume for pair in pairs for lesion in (pair.source, pair.target)}
+    if not any((images / name).is_file() for name in names):
+        raise InputError(f"{images}: none of {len(names)} sub-volumes is here; check --images")
+    groups: dict[tuple[str, str], list[DLSPair]] = {}
+    for pair in pairs:
+        groups.setdefault((pair.source.volume, pair.target.volume), []).append(pair)
+    return list(groups.values())
+
+
+def dls_study(group: Sequence[DLSPair], images: Path) -> Study:
+    """The two sub-volumes of a group of `dls_groups`, with its lesions.
+
+    Raises:
+        InputError: an image cannot be read, or a lesion lies outside its own.
+    """
+    source = images / group[0].source.volume
+    baseline, followup = load_volume(source), load_volume(images / group[0].target.volume)
+    truth = []
+    for pair in group:
+        lesion = Lesion(pair.name, pair.source.center_mm, pair.source.radius_mm, "lesion")
+        if not baseline.grid.contains(np.array(lesion.center_mm)):
+            raise InputError(
+                f"{source}: the lesion of pair {lesion.id} at {lesion.center_mm} mm lies outside; "
+                "make the sub-volumes with 'tlt convert deeplesion'"
+            )
+        truth.append(Truth(lesion, pair.target.center_mm, True))
+    return Study(baseline, followup, tuple(truth))
+
+
+def cut_marked_pair(
+    rng: np.random.Generator, study: Study, registration: Registration, config: PairConfig
+) -> TrainingPair | None:
+    """Crops about one lesion of a study, and all its lesions that both crops show.
+
+    As for simulated pairs, the crops lie about the prior, whatever the truth: a lesion that the
+    search crop misses is none to learn from, and None comes back when no crop shows one.
+    """
+    marked = [t for t in study.truth if t.in_view and not t.vanished]
+    centers = np.array([t.lesion.center_mm for t in marked]).reshape(-1, 3)
+    truth = np.array([t.center_mm for t in marked]).reshape(-1, 3)
+    radius = np.array([t.lesion.radius_mm for t in marked])
+    for _ in range(TRIES if len(marked) else 0):
+        one = rng.integers(len(marked))
+        about = registration.baseline_to_followup(centers[one])
+        move = registration_error(rng, about).after(registration.baseline_to_followup)
+        prior = move(centers)
+        shape = config.crops_zyx[rng.integers(len(config.crops_zyx))]
+        template = Grid.around(prior[one] + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
+        shift = rng.uniform(-1, 1, 3) * config.search_shift_mm
+        search = Grid.around(template.center_mm + shift, shape, config.spacing_mm)
+        seen = np.flatnonzero(_shown(template, prior) & _shown(search, truth))
+        if len(seen) == 0:
+            continue
+        queries = np.resize(seen, config.queries)
+        unseen = np.isnan(study.followup.resample(template, fill=np.nan).voxels)
+        earlier = study.baseline.resample(template, pull=move.inverse(), fill=AIR_HU).voxels
+        later = study.followup.resample(search, fill=AIR_HU).voxels
+        # As at inference, the template loses what the follow-up's view leaves out.
+        earlier = np.where(unseen, AIR_HU, earlier)
+        return TrainingPair(
+            template=torch.from_numpy(earlier.astype(np.float32))[None],
+            search=torch.from_numpy(later.astype(np.float32))[None],
+            template_origin_mm=_tensor(template.origin_mm),
+            search_origin_mm=_tensor(search.origin_mm),
+            centers_mm=_tensor(prior[queries]),
+            truth_mm=_tensor(truth[queries]),
+            radius_mm=_tensor(radius[queries]),
+            anchors_mm=_tensor(prior[queries]),
+            anchors_truth_mm=_tensor(truth[queries]),
+        )
+    return None
+
+
+def _shown(grid: Grid, points_mm: Points) -> np.ndarray:
+    """Whether points (N, 3) lie in a crop, two voxels from its border."""
+    index = grid.mm_to_index(points_mm)
+    return np.all((index >= 2) & (index <= np.array(grid.shape_zyx) - 3), axis=1)
+
+
+def _tensor(values) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))

@@ -1,0 +1,163 @@
+"""The configuration of a training run, as read from YAML (docs/training.md lists the keys)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from tlt.data.pairs import PairConfig
+from tlt.errors import InputError, UsageError
+from tlt.model.presets import PRESETS, ModelConfig
+
+
+class LossWeights(BaseModel):
+    """How much each term counts; the first two are the paper's (Eq. 4, Eq. 5)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    center: float = 0.1
+    focal: float = 0.02
+    token: float = 1.0
+    contrast: float = 1.0
+
+
+class Marked(BaseModel):
+    """Real pairs with marked lesions.
+
+    Attributes:
+        pairs: a list of DLS (JSON), or a folder of pairs as ``tlt simulate`` lays them out.
+        images: the folder of DLS's sub-volumes; unused for a folder of pairs.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    pairs: Path
+    images: Path | None = None
+
+
+class TrainConfig(BaseModel):
+    """A training run.
+
+    Attributes:
+        preset, network: network to train, and fields of its `ModelConfig` that differ.
+        data: folder of CTs to simulate pairs from (files with a ``_label`` name are skipped).
+        marked, marked_share: pairs with marked lesions, and how often one is drawn instead of a
+            simulated one.
+        validation, validation_marked: CTs, or marked pairs, of other patients; the best weights
+            are chosen by them.
+        output: where checkpoint, log and weights go.
+        start: weights to start from; what they lack starts fresh.
+        pairs: how pairs are simulated and cut.
+        steps: optimiser steps; each sees ``accumulate`` pairs in every process.
+        learning_rate, schedule, warmup, clip, weight_decay: AdamW (Adam where there is no decay).
+        ease_steps, ease_from: the displacement grows from this share to full size.
+        freeze_norm_at: share of the run after which batch statistics no longer move.
+        ema: decay of the averaged weights, which are what is judged and saved.
+        workers: processes that make pairs, for each training process.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    preset: str = "compact"
+    network: dict[str, Any] = Field(default_factory=dict)
+    data: Path | None = None
+    marked: Marked | None = None
+    marked_share: float = Field(0.5, ge=0, le=1)
+    validation: Path | None = None
+    validation_marked: Marked | None = None
+    output: Path
+    start: str | None = None
+    pairs: PairConfig = PairConfig()
+    steps: int = Field(10000, ge=1)
+    accumulate: int = Field(2, ge=1)
+    learning_rate: float = 6e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.01
+    warmup: int = 200
+    clip: float = 1.0
+    seed: int = 0
+    ease_steps: int = 1500
+    ease_from: float = 0.3
+    freeze_norm_at: float = 0.7
+    ema: float = Field(0.998, ge=0, lt=1)
+    loss: LossWeights = LossWeights()
+    workers: int = Field(1, ge=0)
+    validation_pairs: int = 24
+    checkpoint_every: int = Field(100, ge=1)
+    validate_every: int = Field(500, ge=1)
+    bf16: bool = True
+
+    @model_validator(mode="after")
+    def _has_data(self) -> TrainConfig:
+        if self.data is None and self.marked is None:
+            raise ValueError("neither data (CTs to simulate from) nor marked (pairs) is given")
+        return self
+
+    @property
+    def model(self) -> ModelConfig:
+        """The network: the preset with what ``network`` changes.
+
+        Raises:
+            UsageError: no such preset, or field.
+        """
+        if self.preset not in PRESETS:
+            raise UsageError(f"preset '{self.preset}' is none of {', '.join(PRESETS)}")
+        known = asdict(PRESETS[self.preset])
+        for key in self.network:
+            if key not in known:
+                raise UsageError(f"network: no '{key}'; its keys are those of `tlt info`")
+        try:
+            return TypeAdapter(ModelConfig).validate_python(known | self.network)
+        except ValidationError as error:
+            raise UsageError(f"network: {_first(error)}") from error
+
+    @property
+    def cut(self) -> PairConfig:
+        """How pairs are cut for this network: crops of the same millimetres at its voxel size."""
+        spacing = self.model.spacing_mm
+        stride = self.model.stride
+
+        def voxels(length: int) -> int:
+            return max(stride, round(length * self.pairs.spacing_mm / spacing / stride) * stride)
+
+        crops = tuple((voxels(z), voxels(y), voxels(x)) for z, y, x in self.pairs.crops_zyx)
+        return replace(self.pairs, spacing_mm=spacing, crops_zyx=crops)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a YAML file.
+
+    Raises:
+        InputError: unreadable; UsageError: a key or value that cannot be.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})"
+        ) from error
+    try:
+        config = TrainConfig.model_validate(values or {})
+        config.model  # noqa: B018  (a network that cannot be is told now)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_first(error)}; see docs/training.md") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return config
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing wrong, in one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

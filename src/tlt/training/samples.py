@@ -1,0 +1,197 @@
+"""Training pair number i, made from the seed and i alone: a resumed run sees what it would have.
+
+Pairs are simulated from CTs, cut from marked pairs, or mixed; see `TrainingPairs`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from tlt.data.dls import read_dls
+from tlt.data.followup import Study
+from tlt.data.marked import cut_marked_pair, dls_groups, dls_study, folder_study, pair_folders
+from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
+from tlt.data.simulate import Anatomy
+from tlt.errors import InputError, TltError, UsageError
+from tlt.io.images import ct_files, load_volume
+from tlt.registration.affine import register_affine
+from tlt.registration.result import Registration
+from tlt.training.config import Marked, TrainConfig
+
+log = logging.getLogger(__name__)
+
+KEPT = 16  # CTs, or pairs of CTs, that a process keeps in memory
+CHECKED = 32  # CTs that are tried before training starts
+TRIES = 20  # pairs that may fail in a row
+
+
+Kept = TypeVar("Kept")
+
+
+def _kept(store: dict[int, Kept], key: int, make: Callable[[], Kept], limit: int = KEPT) -> Kept:
+    """``store[key]``, made if it is not there; the oldest goes when there are too many."""
+    if key not in store:
+        if len(store) >= limit:
+            store.pop(next(iter(store)))
+        store[key] = make()
+    return store[key]
+
+
+class Anatomies:
+    """The CTs of a folder, label files aside, read when one is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = ct_files(folder)
+        self._read: dict[int, Anatomy] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Anatomy:
+        return _kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])))
+
+
+class MarkedStudies:
+    """Pairs with marked lesions and their registrations, made when one is asked for."""
+
+    def __init__(self, source: Marked) -> None:
+        self.source = source
+        self._studies: dict[int, Study] = {}
+        self._registrations: dict[int, Registration] = {}
+        self._places: list = []  # folders, or groups of DLS
+        if source.pairs.is_dir():
+            self._places = pair_folders(source.pairs)
+        elif source.images is None:
+            raise UsageError(f"{source.pairs}: a list of DLS needs the key images, its sub-volumes")
+        else:
+            self._places = dls_groups(read_dls(source.pairs), source.images)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def study(self, index: int) -> Study:
+        """Pair number ``index``."""
+        place, images = self._places[index], self.source.images
+        if isinstance(place, Path):
+            return _kept(self._studies, index, lambda: folder_study(place))
+        assert images is not None  # a list of DLS has them
+        return _kept(self._studies, index, lambda: dls_study(place, images))
+
+    def registration(self, index: int) -> Registration:
+        """The affine prior of pair number ``index``."""
+        study = self.study(index)
+        return _kept(
+            self._registrations,
+            index,
+            lambda: register_affine(study.baseline, study.followup),
+            len(self),
+        )
+
+    def draw(self, rng: np.random.Generator, config: PairConfig) -> TrainingPair | None:
+        """Crops of one pair; None, and a line in the log, when it has nothing to learn from."""
+        index = int(rng.integers(len(self)))
+        try:
+            study, registration = self.study(index), self.registration(index)
+        except TltError as error:
+            log.info("left out: %s", error)
+            return None
+        if not registration.same_region:
+            log.info("left out: pair %d cannot be registered", index)
+            return None
+        return cut_marked_pair(rng, study, registration, config)
+
+
+class TrainingPairs(Dataset):
+    """All pairs of a run, over all its processes; the same at every call.
+
+    Raises:
+        InputError: no data, or a CT that is too small to train from (told now, not hours later).
+    """
+
+    def __init__(self, config: TrainConfig, processes: int = 1) -> None:
+        self.config, self.cut = config, config.cut
+        self.pairs_a_step = config.accumulate * processes
+        self.anatomies = None if config.data is None else Anatomies(config.data)
+        self.marked = None if config.marked is None else MarkedStudies(config.marked)
+        if self.anatomies is not None and len(self.anatomies) <= CHECKED:
+            for index in range(len(self.anatomies)):
+                draw_training_pair(
+                    np.random.default_rng(config.seed), self.anatomies[index], self.cut
+                )
+
+    def __len__(self) -> int:
+        return self.config.steps * self.pairs_a_step
+
+    def __getitem__(self, index: int) -> TrainingPair:
+        if get_worker_info() is not None:
+            torch.set_num_threads(1)
+        rng = np.random.default_rng((self.config.seed, index))
+        done = index / self.pairs_a_step / max(1, self.config.ease_steps)
+        easing = self.config.ease_from + (1 - self.config.ease_from) * min(1.0, done)
+        for _ in range(TRIES):
+            pair = self._draw(rng, easing)
+            if pair is not None:
+                return pair
+        raise InputError("twenty pairs in a row had nothing to learn from; see the log with -v")
+
+    def _draw(self, rng: np.random.Generator, easing: float) -> TrainingPair | None:
+        if self.marked is not None and (
+            self.anatomies is None or rng.random() < self.config.marked_share
+        ):
+            return self.marked.draw(rng, self.cut)
+        assert self.anatomies is not None  # the configuration has one of the two
+        anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
+        try:
+            return draw_training_pair(rng, anatomy, self.cut, easing)
+        except InputError as error:
+            if len(self.anatomies) <= CHECKED:
+                raise
+            log.info("left out: %s", error)
+            return None
+
+
+def validation_set(config: TrainConfig) -> list[TrainingPair]:
+    """Fixed pairs of other patients at full difficulty, half of them marked where both are given.
+
+    Raises:
+        InputError: not one could be made.
+    """
+    asked = config.validation is not None or config.validation_marked is not None
+    other = config.model_copy(
+        update={
+            "data": config.validation,
+            "marked": config.validation_marked,
+            "seed": 10**6,
+            "ease_from": 1.0,
+        }
+    )
+    drawn = _drawn(other) if asked else []
+    if asked and not drawn:
+        raise InputError("no validation pair could be made; give larger CTs, or other pairs")
+    return drawn
+
+
+def _drawn(config: TrainConfig) -> list[TrainingPair]:
+    anatomies = None if config.data is None else Anatomies(config.data)
+    marked = None if config.marked is None else MarkedStudies(config.marked)
+    drawn: list[TrainingPair] = []
+    for index in range(config.validation_pairs):
+        rng = np.random.default_rng((config.seed, index))
+        pair = None
+        if marked is not None and (anatomies is None or index % 2):
+            pair = marked.draw(rng, config.cut)
+        elif anatomies is not None:
+            try:
+                pair = draw_training_pair(rng, anatomies[index % len(anatomies)], config.cut)
+            except InputError as error:
+                log.info("validation: %s", error)
+        if pair is not None:
+            drawn.append(pair)
+    return drawn

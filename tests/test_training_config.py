@@ -1,0 +1,78 @@
+"""Configurations of training: as written, and those that cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tlt.errors import InputError, UsageError
+from tlt.model.presets import PRESETS
+from tlt.training.config import TrainConfig, read_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "part"),
+    [
+        ("data: a\noutput: b\nlearning_rat: 1\n", UsageError, "learning_rat"),
+        ("data: a\noutput: b\nsteps: many\n", UsageError, "steps"),
+        ("data: a\noutput: b\nloss: {fokal: 1}\n", UsageError, "loss.fokal"),
+        ("data: a\noutput: b\npreset: huge\n", UsageError, "'huge' is none of"),
+        ("output: b\n", UsageError, "data"),
+        ("data: a\noutput: b\nnetwork: {sparse: 1}\n", UsageError, "no 'sparse'"),
+        ("data: a\noutput: b\nnetwork: {threshold: high}\n", UsageError, "threshold"),
+        ("data: a\noutput: b\npairs: {query: 3}\n", UsageError, "pairs.query"),
+        ("data: a\noutput: b\npairs: {motion: {posture: 3}}\n", UsageError, "posture"),
+        ("data: a\noutput: b\nmarked: {images: c}\n", UsageError, "marked.pairs"),
+        ("- 1\n- 2\n", UsageError, ""),
+        ("", UsageError, "output"),
+        ("data: [1\n", InputError, "YAML"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant(
+    text: str, error: type[Exception], part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(error) as caught:
+        read_config(path)
+    assert "c.yaml" in str(caught.value)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_a_configuration_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("preset: paper\ndata: a\noutput: b\nsteps: 7\nloss: {contrast: 0}\n")
+    config = read_config(path)
+    assert (config.preset, config.steps, config.data) == ("paper", 7, Path("a"))
+    assert (config.loss.contrast, config.loss.token) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configurations_that_come_along_can_be_read(path: Path) -> None:
+    assert read_config(path).model.name in PRESETS
+
+
+def test_a_network_may_differ_from_its_preset() -> None:
+    config = TrainConfig(
+        data=Path("a"), output=Path("b"), network={"sss": False, "channels": [8, 8, 16, 32]}
+    )
+    assert (config.model.sss, config.model.channels) == (False, (8, 8, 16, 32))
+    assert config.model.raam
+
+
+def test_crops_keep_their_millimetres_at_another_voxel_size() -> None:
+    compact = TrainConfig(data=Path("a"), output=Path("b")).cut
+    paper = TrainConfig(data=Path("a"), output=Path("b"), preset="paper").cut
+    assert compact.crops_zyx[0] == (48, 80, 80)
+    assert paper.crops_zyx[0] == (96, 160, 160)
+    assert paper.spacing_mm == 1.0
+    assert all(side % 8 == 0 for crop in paper.crops_zyx for side in crop)
