@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from tlt.geometry import Grid
+from tlt.io.images import save_volume
 from tlt.volume import Volume
 
 # No deadline, nor a limit on drawing: the machine that runs the tests may be busy with a training.
@@ -139,3 +141,14 @@ def write_dicom_series(
         if edit is None or edit(index, slice_) is not False:
             save_dicom(slice_, folder / f"s{series}_{index * 7919 % 10007:05d}.dcm")
     return uid
+
+
+@pytest.fixture(scope="session")
+def ct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two phantoms and a label file that must be left alone."""
+    folder = tmp_path_factory.mktemp("cts")
+    for seed in (0, 1):
+        grid = torso_grid((70, 52, 40), (5.0, 5.0, 6.0))
+        save_volume(make_phantom(grid, noise_hu=30, seed=seed), folder / f"p{seed}.nii.gz")
+    (folder / "p0_label.nii.gz").write_bytes(b"no CT")
+    return folder

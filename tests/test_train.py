@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import make_phantom, torso_grid
 
 import tlt.training.objective
 from tlt.errors import InputError, ModelError, UsageError
-from tlt.io.images import save_volume
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
 from tlt.model.weights import load_weights, save_weights
@@ -37,17 +35,6 @@ SMALL_PAIRS = {
     "margin_mm": [12.0, 12.0, 8.0],
     "search_shift_mm": [8.0, 8.0, 4.0],
 }
-
-
-@pytest.fixture(scope="session")
-def ct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two phantoms and a label file that must be left alone."""
-    folder = tmp_path_factory.mktemp("cts")
-    for seed in (0, 1):
-        grid = torso_grid((70, 52, 40), (5.0, 5.0, 6.0))
-        save_volume(make_phantom(grid, noise_hu=30, seed=seed), folder / f"p{seed}.nii.gz")
-    (folder / "p0_label.nii.gz").write_bytes(b"no CT")
-    return folder
 
 
 @pytest.fixture
