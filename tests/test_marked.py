@@ -21,6 +21,7 @@ from tlt.registration.result import Registration
 from tlt.train import train
 from tlt.training.config import Marked, TrainConfig
 from tlt.training.samples import TrainingPairs, validation_set
+from tlt.volume import Volume
 
 CUT = PairConfig(
     crops_zyx=((24, 32, 32),), queries=4, search_shift_mm=(6.0, 6.0, 6.0), spacing_mm=2.0
@@ -66,16 +67,18 @@ def test_a_crop_that_misses_the_lesion_is_none_to_learn_from(study: Study) -> No
 
 
 def test_the_template_loses_what_the_followup_does_not_show(study: Study) -> None:
-    low, _ = study.followup.grid.bounds_mm()
-    near = min(study.truth, key=lambda t: t.center_mm[2])
-    pair = cut_marked_pair(
-        np.random.default_rng(1), replace(study, truth=(near,)), known_registration(), CUT
-    )
+    whole, known = study.followup, study.truth[0]
+    first = int(whole.grid.mm_to_index(known.center_mm)[0]) - 3  # the view begins near the lesion
+    grid = whole.grid.cropped((first, 0, 0), (len(whole.voxels) - first, *whole.voxels.shape[1:]))
+    cut = replace(study, followup=Volume(whole.voxels[first:], grid), truth=(known,))
+    pair = cut_marked_pair(np.random.default_rng(1), cut, known_registration(), CUT)
     assert pair is not None
-    origin = pair.template_origin_mm[2].item()
-    below = int(np.ceil((low[2] - origin) / CUT.spacing_mm - 0.5))
-    assert below > 0
-    assert bool((pair.template[:, :below] <= -1000).all())
+    low = grid.bounds_mm()[0][2]
+    planes = pair.template_origin_mm[2].item() + CUT.spacing_mm * np.arange(24)
+    unseen = torch.from_numpy(planes < low - 0.1)
+    assert bool(unseen.any())
+    assert bool((pair.template[0, unseen] <= -1000).all())
+    assert bool((pair.template[0, ~unseen] > -1000).any())
 
 
 def mixed(tmp_path: Path, **values) -> TrainConfig:
