@@ -24,6 +24,7 @@ from tlt.train import (
     TrainConfig,
     freeze_batch_norms,
     loss_terms,
+    network_config,
     predict,
     read_anatomies,
     read_config,
@@ -166,6 +167,8 @@ def test_an_empty_folder_is_refused(config: TrainConfig, tmp_path: Path) -> None
         ("data: a\noutput: b\nsteps: many\n", UsageError, "steps"),
         ("data: a\noutput: b\nloss: {fokal: 1}\n", UsageError, "loss.fokal"),
         ("data: a\noutput: b\npreset: huge\n", UsageError, "'huge' is none of"),
+        ("data: a\noutput: b\nnetwork: {ram: false}\n", UsageError, "network.ram"),
+        ("data: a\noutput: b\nnetwork: {threshold: high}\n", UsageError, "network.threshold"),
         ("output: b\n", UsageError, "data"),
         ("- 1\n- 2\n", UsageError, ""),
         ("", UsageError, "data"),
@@ -195,6 +198,13 @@ def test_a_configuration_as_written(tmp_path: Path) -> None:
     config = read_config(path)
     assert (config.preset, config.steps, config.data) == ("paper", 7, Path("a"))
     assert (config.loss.contrast, config.loss.token) == (0.0, 1.0)
+
+
+def test_a_network_differs_from_its_preset_as_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("data: a\noutput: b\nnetwork: {raam: false, channels: [8, 8, 16, 24]}\n")
+    expected = replace(PRESETS["compact"], raam=False, channels=(8, 8, 16, 24))
+    assert network_config(read_config(path)) == expected
 
 
 def test_schedule_warms_up_and_falls_to_two_percent() -> None:

@@ -12,12 +12,14 @@ import math
 import os
 import time
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -27,7 +29,7 @@ from tlt.data.simulate import Anatomy
 from tlt.errors import InputError, ModelError, UsageError
 from tlt.model import losses
 from tlt.model.network import TLT, Prediction, TokenMap
-from tlt.model.presets import PRESETS
+from tlt.model.presets import PRESETS, ModelConfig
 from tlt.model.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class TrainConfig(BaseModel):
 
     Attributes:
         preset: network to train.
+        network: fields of `tlt.model.presets.ModelConfig` that differ from the preset's.
         data: folder of CTs to simulate from (files with a ``_label`` name are skipped).
         validation: folder of other patients' CTs, to choose the best weights by.
         output: where checkpoint, log and weights go.
@@ -66,6 +69,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     preset: str = "compact"
+    network: dict[str, Any] = {}
     data: Path
     validation: Path | None = None
     output: Path
@@ -111,7 +115,29 @@ def read_config(path: Path) -> TrainConfig:
         raise UsageError(f"{path}: {where}: {first['msg']}; see docs/training.md") from error
     if config.preset not in PRESETS:
         raise UsageError(f"{path}: preset '{config.preset}' is none of {', '.join(PRESETS)}")
+    try:
+        network_config(config)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     return config
+
+
+def network_config(config: TrainConfig) -> ModelConfig:
+    """The network that a configuration trains: its preset with what ``network`` changes.
+
+    Raises:
+        UsageError: a field that a network does not have, or a value that it cannot have.
+    """
+    fields = asdict(PRESETS[config.preset])
+    unknown = sorted(set(config.network) - set(fields))
+    if unknown:
+        raise UsageError(f"network.{unknown[0]}: a network has {', '.join(fields)}")
+    try:
+        return TypeAdapter(ModelConfig).validate_python(fields | config.network)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"network.{where}: {first['msg']}; see docs/training.md") from error
 
 
 class SimulatedPairs(Dataset):
@@ -193,14 +219,14 @@ def train(config: TrainConfig, resume: bool = False, report=None) -> Path:
     config.output.mkdir(parents=True, exist_ok=True)
     pairs = PairConfig(
         queries=config.queries,
-        spacing_mm=PRESETS[config.preset].spacing_mm,
+        spacing_mm=network_config(config).spacing_mm,
         motion=config.motion,
     )
     dataset = SimulatedPairs(read_anatomies(config.data), config, pairs)
     for anatomy in dataset.anatomies:  # one that is too small is told now, not hours later
         draw_training_pair(np.random.default_rng(config.seed), anatomy, pairs)
     checks = validation_set(config, pairs)
-    network = TLT(PRESETS[config.preset]).to(memory_format=torch.channels_last_3d)  # type: ignore
+    network = TLT(network_config(config)).to(memory_format=torch.channels_last_3d)  # type: ignore
     if config.start and not checkpoint.exists():
         start_from(network, config.start)
     average = deepcopy(network).eval()
