@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tlt.data.dls import DLSPair, dls_row
+from tlt.data.dls import DLSPair, dls_row, read_dls
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
-from tlt.errors import InputError, TltError
+from tlt.errors import InputError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.io.lesions import read_lesions
 from tlt.lesion import Lesion, Match
@@ -41,6 +41,34 @@ class Case:
     name: str
     patient: str
     study: Study
+
+
+def evaluate_data(
+    trackers: Sequence[Tracker],
+    data: Path,
+    images: Path | None = None,
+    simulated: tuple[int, int] | None = None,
+    report: Report | None = None,
+    save: Save | None = None,
+) -> dict[str, list[Outcome]]:
+    """Outcomes of each tracker by name, on whatever ``data`` is.
+
+    A file is a list of DLS, whose sub-volumes lie in ``images``; a folder holds pairs as
+    ``tlt simulate`` writes them or, where ``simulated`` (number of pairs, seed) is given and it
+    holds none, CTs to simulate from.
+
+    Raises:
+        InputError: nothing usable is there; UsageError: a list of DLS without ``images``.
+    """
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder; check the path")
+    if data.is_file() and images is None:
+        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
+    if images is not None:
+        return evaluate_dls(trackers, read_dls(data), images, report, save)
+    if simulated is None or pair_folders(data):
+        return evaluate(trackers, folder_cases(data), report, save)
+    return evaluate(trackers, simulated_cases(data, *simulated), report, save)
 
 
 def simulated_cases(
@@ -157,9 +185,7 @@ def folder_cases(folder: Path) -> Iterator[Case]:
         InputError: no pair with a truth, or one that cannot be read.
     """
     found = False
-    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
-    if (folder / "truth.csv").is_file():
-        places.insert(0, folder)
+    places = pair_folders(folder)
     if not places:
         raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
     for place in places:
@@ -181,6 +207,12 @@ def folder_cases(folder: Path) -> Iterator[Case]:
         raise InputError(f"{folder}: no lesion of lesions.csv stands in truth.csv; compare the ids")
 
 
+def pair_folders(folder: Path) -> list[Path]:
+    """The pairs with a truth that a folder holds, itself included."""
+    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
+    return [folder, *places] if (folder / "truth.csv").is_file() else places
+
+
 def _image(place: Path, name: str) -> Volume:
     """The CT of a name in a folder, whatever its format."""
     found = [p for p in sorted(place.glob(f"{name}*")) if not p.name.endswith(".csv")]
@@ -190,15 +222,16 @@ def _image(place: Path, name: str) -> Volume:
 
 
 def evaluate_dls(
-    tracker: Tracker,
+    trackers: Sequence[Tracker],
     pairs: Sequence[DLSPair],
     images: Path,
     report: Report | None = None,
     save: Save | None = None,
-) -> list[Outcome]:
-    """Outcomes on pairs of DLS, as `tlt.data.dls` reads them; ``images`` holds the sub-volumes.
+) -> dict[str, list[Outcome]]:
+    """Outcomes of each tracker by name, on pairs of DLS as `tlt.data.dls` reads them.
 
-    A pair whose tracking fails, or whose image cannot be read, is a miss and is reported.
+    ``images`` holds the sub-volumes. All trackers start from the same registration. A pair whose
+    tracking fails, or whose image cannot be read, is a miss and is reported.
 
     Raises:
         InputError: none of the images is there.
@@ -209,27 +242,31 @@ def evaluate_dls(
     groups: dict[tuple[str, str], list[DLSPair]] = {}
     for pair in pairs:
         groups.setdefault((pair.source.volume, pair.target.volume), []).append(pair)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, dict[str, Outcome]] = {tracker.name: {} for tracker in trackers}
     for (source, target), group in groups.items():
         try:
-            found = _track_dls(tracker, group, images / source, images / target)
+            found = _track_dls(trackers, group, images / source, images / target)
         except TltError as error:
-            found = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+            missed = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+            found = [missed for _ in trackers]
             if report is not None:
                 report(f"{source} -> {target}: {error}")
-        outcomes |= {pair.name: o for pair, o in zip(group, found, strict=True)}
-        if report is not None:
-            errors = ", ".join(f"{o.row.error_mm:.1f}" for o in found)
-            report(f"{len(outcomes)} of {len(pairs)}: {source} -> {target}: {errors} mm")
+        for tracker, part in zip(trackers, found, strict=True):
+            done = outcomes[tracker.name]
+            done |= {pair.name: o for pair, o in zip(group, part, strict=True)}
+            if report is not None:
+                errors = ", ".join(f"{o.row.error_mm:.1f}" for o in part)
+                named = f"{tracker.name}: " if len(trackers) > 1 else ""
+                report(f"{len(done)} of {len(pairs)}: {source} -> {target}: {named}{errors} mm")
         if save is not None:
-            save({tracker.name: list(outcomes.values())})
-    return [outcomes[pair.name] for pair in pairs]
+            save({name: list(done.values()) for name, done in outcomes.items()})
+    return {name: [done[pair.name] for pair in pairs] for name, done in outcomes.items()}
 
 
 def _track_dls(
-    tracker: Tracker, group: Sequence[DLSPair], source: Path, target: Path
-) -> list[Outcome]:
-    """The lesions of one pair of sub-volumes, tracked together."""
+    trackers: Sequence[Tracker], group: Sequence[DLSPair], source: Path, target: Path
+) -> list[list[Outcome]]:
+    """The lesions of one pair of sub-volumes, tracked together: a list a tracker."""
     baseline, followup = load_volume(source), load_volume(target)
     lesions = [
         Lesion(pair.name, pair.source.center_mm, pair.source.radius_mm, "lesion") for pair in group
@@ -240,15 +277,18 @@ def _track_dls(
                 f"{source}: the lesion of pair {lesion.id} at {lesion.center_mm} mm lies outside; "
                 "make the sub-volumes with 'tlt convert deeplesion'"
             )
-    result = tracker.track_pair(baseline, followup, lesions)
-    seconds = result.seconds / len(lesions)
-    return [
-        Outcome(
-            dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm),
-            features,
-        )
-        for pair, match, features in zip(group, result.matches, result.features, strict=True)
-    ]
+    registration = register_pair(baseline, followup)
+    found = []
+    for tracker in trackers:
+        result = tracker.track_pair(baseline, followup, lesions, registration=registration)
+        seconds = (registration.seconds + result.seconds) / len(lesions)
+        rows = zip(group, result.matches, result.features, strict=True)
+        found.append([Outcome(_dls_row(pair, match, seconds), f) for pair, match, f in rows])
+    return found
+
+
+def _dls_row(pair: DLSPair, match: Match, seconds: float) -> LesionRow:
+    return dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm)
 
 
 def _line(case: Case, outcomes: dict[str, list[Outcome]], similarity: float) -> str:
