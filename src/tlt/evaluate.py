@@ -60,15 +60,22 @@ def evaluate_data(
     Raises:
         InputError: nothing usable is there; UsageError: a list of DLS without ``images``.
     """
-    if not data.exists():
-        raise InputError(f"{data}: no such file or folder; check the path")
-    if data.is_file() and images is None:
-        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
+    check_data(data, images, simulated is not None)
     if images is not None:
         return evaluate_dls(trackers, read_dls(data), images, report, save)
     if simulated is None or pair_folders(data):
         return evaluate(trackers, folder_cases(data), report, save)
     return evaluate(trackers, simulated_cases(data, *simulated), report, save)
+
+
+def check_data(data: Path, images: Path | None, simulate: bool) -> None:
+    """Raises what `evaluate_data` would at once, for a command that has hours of work before it."""
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder; check the path")
+    if data.is_file() and images is None:
+        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
+    if data.is_dir() and simulate and not pair_folders(data):
+        ct_files(data)
 
 
 def simulated_cases(
