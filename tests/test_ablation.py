@@ -179,9 +179,7 @@ def test_processes_train_at_once_and_a_failure_names_its_variant(
     variants = variants_of("ablation", config)[:2]
     broken = config.model_copy(update={"start": str(tmp_path / "none.safetensors"), "steps": 1})
     lines: list[str] = []
-    with pytest.raises(
-        ModelError, match=r"variant (none|sss): no weights .*none, sss failed|sss, "
-    ):
+    with pytest.raises(ModelError, match=r"variant (none|sss): no weights .* failed\)"):
         train_variants(broken, variants, tmp_path, jobs=2, report=lines.append)
     assert sorted(lines) == ["none: failed", "sss: failed"]
 
@@ -210,20 +208,19 @@ def test_the_command_trains_evaluates_and_leaves_table_and_rows(
         tests = line["against_full"]
         assert (tests is None) == (line["name"] == FULL)
         assert tests is None or 0 <= tests["p_mcnemar"] <= 1
-    priors = {
-        r.prior_mm for v in content["variants"] for r in read_rows(place / "rows.json", v["name"])
-    }
-    assert len(priors) == 6 or len(priors) == 3  # one registration for all
+    first, *others = (
+        [r.prior_mm for r in read_rows(place / "rows.json", line["name"])]
+        for line in content["variants"]
+    )
+    assert all(priors == first for priors in others)  # one registration for all
     assert "trained already" not in told.err
     assert main(asked) == 0
     assert told.out == capsys.readouterr().out
 
 
 def row(patient: str, lesion: str, error_mm: float) -> LesionRow:
-    origin = (0.0, 0.0, 0.0)
-    return LesionRow(
-        "p", lesion, patient, "x", 20.0, origin, (error_mm, 0.0, 0.0), origin, 0.5, 1.0
-    )
+    origin, found = (0.0, 0.0, 0.0), (error_mm, 0.0, 0.0)
+    return LesionRow("p", lesion, patient, "x", 20.0, origin, found, origin, 0.5, 1.0)
 
 
 def test_a_table_by_hand(config: TrainConfig) -> None:
@@ -256,7 +253,7 @@ def test_remarks_say_what_stays_on(config: TrainConfig, ct_folder: Path) -> None
     text = " ".join(remarks(bare, variants_of("threshold", bare), Path("other"), "2 pairs"))
     assert "learned embeddings" not in text
     assert "place in the window" in text
-    assert "radius well above 7 mm" in text
+    assert "a radius above 12 mm" in text
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tlt.ablation import FULL, Variant
-from tlt.metrics import LesionRow
+from tlt.metrics import LesionRow, p95
 from tlt.model.presets import ModelConfig
 from tlt.scores import aligned, score, without_nan
-from tlt.statistics import bootstrap_quantile, compare
+from tlt.statistics import bootstrap_errors, compare
 from tlt.train import TrainConfig, network_config
 
 HEADINGS = [
@@ -20,7 +23,10 @@ HEADINGS = [
     *("MED - full mm", "p MED", "p MED, patients", "p CPM", "p CPM, McNemar"),
     *("paper (DLS): CPM@10mm %", "paper (DLS): MED mm"),
 ]
-QUANTILES = {"median_mm": 0.5, "p95_mm": 0.95}
+FIGURES: dict[str, Callable[[NDArray[np.float64]], float]] = {
+    "median_mm": lambda errors_mm: float(np.median(errors_mm)),
+    "p95_mm": p95,
+}
 
 
 def variant_scores(
@@ -31,8 +37,8 @@ def variant_scores(
     for variant in variants:
         own = rows[variant.name]
         scores = score(own)
-        for name, share in QUANTILES.items():
-            interval = bootstrap_quantile(own, share)
+        for name, figure in FIGURES.items():
+            interval = bootstrap_errors(own, figure)
             scores["intervals"][name] = [interval.low, interval.high]
         against = None if variant.name == FULL else asdict(compare(own, rows[FULL]))
         paper = None if variant.paper is None else asdict(variant.paper)
@@ -51,7 +57,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
         _with_interval(line, name, digits)
         for name, digits in (("cpm_10mm", 1), ("cpm_radius", 1), ("med_mm", 2))
     ]
-    measured += [_with_interval(line, name, 1) for name in QUANTILES]
+    measured += [_with_interval(line, name, 1) for name in FIGURES]
     tests = line["against_full"]
     words = ["", "", "", "", ""]
     if tests is not None:
@@ -123,10 +129,10 @@ def _switches(network: ModelConfig, switched: set[str]) -> list[str]:
     )
     reach = network.template_reach_mm
     if "threshold" in switched:
-        radius = reach / math.sqrt(-12 * math.log(network.threshold))
+        radius = reach * math.sqrt(3 / (-12 * math.log(network.threshold)))
         found.append(
-            f"SSS never takes tokens beyond {reach:.0f} mm along an axis: for lesions of a radius "
-            f"well above {radius:.0f} mm lower thresholds than {network.threshold} change nothing."
+            f"SSS never takes tokens beyond {reach:.0f} mm along an axis: thresholds below "
+            f"{network.threshold} change nothing for lesions of a radius above {radius:.0f} mm."
         )
     return found
 

@@ -73,10 +73,12 @@ def bootstrap_mean(rows: Sequence[LesionRow], value: Value, seed: int = 0) -> In
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
-def bootstrap_quantile(rows: Sequence[LesionRow], share: float, seed: int = 0) -> Interval:
-    """Interval of a quantile of the error over rows, patients drawn as wholes; a miss is infinite.
+def bootstrap_errors(
+    rows: Sequence[LesionRow], figure: Callable[[NDArray[np.float64]], float], seed: int = 0
+) -> Interval:
+    """Interval of a figure of the errors, as their median, patients drawn as wholes.
 
-    A quantile between two errors is the higher one, so that infinities do no harm.
+    A miss is infinitely far; an end of the interval may be infinite, too.
     """
     errors: dict[str, list[float]] = {}
     for row in rows:
@@ -85,10 +87,7 @@ def bootstrap_quantile(rows: Sequence[LesionRow], share: float, seed: int = 0) -
         return Interval(math.nan, math.nan)
     groups = [np.array(part) for part in errors.values()]
     drawn = np.random.default_rng(seed).integers(len(groups), size=(RESAMPLES, len(groups)))
-    found = [
-        np.quantile(np.concatenate([groups[i] for i in draw]), share, method="higher")
-        for draw in drawn
-    ]
+    found = [figure(np.concatenate([groups[i] for i in draw])) for draw in drawn]
     low, high = np.quantile(found, (0.025, 0.975), method="nearest")
     return Interval(float(low), float(high))
 
