@@ -127,7 +127,7 @@ def test_from_png_slices_to_rows(tmp_path: Path, capsys) -> None:
     assert volume.sample(np.array([pair.source.center_mm]))[0] == pytest.approx(60, abs=1)
     assert volume.grid.mm_to_index(pair.source.center_mm) == pytest.approx([18, 20, 22])
     tracker = Tracker.load("patch", device="cpu")
-    (outcome,) = evaluate_dls(tracker, [pair], tmp_path / "nifti")
+    (outcome,) = evaluate_dls([tracker], [pair], tmp_path / "nifti")["patch"]
     assert outcome.row.error_mm < 2.5
     assert outcome.row.within_box
 
@@ -152,11 +152,12 @@ def test_a_pair_that_cannot_be_tracked_is_a_miss(tmp_path: Path) -> None:
     (tmp_path / "nifti" / f"{SERIES['target']}_101-140.nii.gz").unlink()
     said: list[str] = []
     tracker = Tracker.load("affine", device="cpu")
-    (outcome,) = evaluate_dls(tracker, read_dls(pairs), tmp_path / "nifti", said.append)
+    found = evaluate_dls([tracker], read_dls(pairs), tmp_path / "nifti", said.append)
+    (outcome,) = found["affine"]
     assert outcome.row.found_mm is None
     assert "no such file" in said[0]
     with pytest.raises(InputError, match="check --images"):
-        evaluate_dls(tracker, read_dls(pairs), tmp_path)
+        evaluate_dls([tracker], read_dls(pairs), tmp_path)
 
 
 @pytest.mark.parametrize(

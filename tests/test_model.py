@@ -85,6 +85,9 @@ def test_attention_is_the_softmax_written_out() -> None:
         heads.append(shares @ v)
     expected = attention.out(torch.cat(heads, -1))
     assert torch.allclose(attention(query, key, value, bias), expected, atol=1e-5)
+    attention.maps = []  # the path that keeps its map gives the same
+    assert torch.allclose(attention(query, key, value, bias), expected, atol=1e-5)
+    assert torch.equal(attention.maps[0], attention.weights(query, key, bias))
 
 
 @pytest.mark.parametrize("name", TINY)

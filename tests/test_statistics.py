@@ -11,7 +11,7 @@ from scipy import stats
 
 from tlt.errors import InputError
 from tlt.metrics import LesionRow
-from tlt.statistics import bootstrap_mean, compare
+from tlt.statistics import bootstrap_errors, bootstrap_mean, compare
 
 
 def rows_of(errors, patients=None) -> list[LesionRow]:
@@ -25,6 +25,23 @@ def rows_of(errors, patients=None) -> list[LesionRow]:
         )
         for i, (e, name) in enumerate(zip(errors, names, strict=True))
     ]  # fmt: skip
+
+
+def test_an_interval_of_a_quantile_holds_it_and_bears_misses() -> None:
+    errors = np.linspace(0, 10, 101)
+    found = bootstrap_errors(rows_of(errors), np.median)
+    assert 3.5 < found.low < 5 < found.high < 6.5
+    one = bootstrap_errors(rows_of([1.0] * 20, ["a"] * 10 + ["b"] * 10), np.max)
+    assert (one.low, one.high) == (1.0, 1.0)
+    missed = bootstrap_errors(rows_of([1.0, 2.0, math.nan, math.nan]), np.max)
+    assert missed.high == math.inf
+    assert math.isnan(bootstrap_errors(rows_of([1.0, 2.0], ["a", "a"]), np.median).low)
+
+
+def test_the_t_test_of_cpm_is_over_all_lesions() -> None:
+    right, wrong = rows_of([1.0, 1.0, 1.0, 1.0]), rows_of([1.0, 11.0, 11.0, math.nan])
+    expected = stats.ttest_1samp([0.0, 1.0, 1.0, 1.0], 0).pvalue
+    assert compare(right, wrong).p_cpm_lesions == pytest.approx(expected)
 
 
 def test_an_interval_holds_the_mean_and_is_wider_for_clustered_patients() -> None:

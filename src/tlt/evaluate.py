@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tlt.data.dls import DLSPair, dls_row
+from tlt.data.dls import DLSPair, dls_row, read_dls
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
-from tlt.data.marked import dls_groups, dls_study, folder_study, pair_folders
-from tlt.errors import InputError, TltError
+from tlt.data.marked import dls_groups, dls_study, folder_study, has_pairs, pair_folders
+from tlt.errors import InputError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.lesion import Lesion, Match
 from tlt.metrics import LesionRow
@@ -41,6 +41,41 @@ class Case:
     name: str
     patient: str
     study: Study
+
+
+def evaluate_data(
+    trackers: Sequence[Tracker],
+    data: Path,
+    images: Path | None = None,
+    simulated: tuple[int, int] | None = None,
+    report: Report | None = None,
+    save: Save | None = None,
+) -> dict[str, list[Outcome]]:
+    """Outcomes of each tracker by name, on whatever ``data`` is.
+
+    A file is a list of DLS, whose sub-volumes lie in ``images``; a folder holds pairs as
+    ``tlt simulate`` writes them or, where ``simulated`` (number of pairs, seed) is given and it
+    holds none, CTs to simulate from.
+
+    Raises:
+        InputError: nothing usable is there; UsageError: a list of DLS without ``images``.
+    """
+    check_data(data, images, simulated is not None)
+    if images is not None:
+        return evaluate_dls(trackers, read_dls(data), images, report, save)
+    if simulated is None or has_pairs(data):
+        return evaluate(trackers, folder_cases(data), report, save)
+    return evaluate(trackers, simulated_cases(data, *simulated), report, save)
+
+
+def check_data(data: Path, images: Path | None, simulate: bool) -> None:
+    """Raises what `evaluate_data` would at once, for a command that has hours of work before it."""
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder; check the path")
+    if data.is_file() and images is None:
+        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
+    if data.is_dir() and simulate and not has_pairs(data):
+        ct_files(data)
 
 
 def simulated_cases(
@@ -167,49 +202,61 @@ def folder_cases(folder: Path) -> Iterator[Case]:
 
 
 def evaluate_dls(
-    tracker: Tracker,
+    trackers: Sequence[Tracker],
     pairs: Sequence[DLSPair],
     images: Path,
     report: Report | None = None,
     save: Save | None = None,
-) -> list[Outcome]:
-    """Outcomes on pairs of DLS, as `tlt.data.dls` reads them; ``images`` holds the sub-volumes.
+) -> dict[str, list[Outcome]]:
+    """Outcomes of each tracker by name, on pairs of DLS as `tlt.data.dls` reads them.
 
-    A pair whose tracking fails, or whose image cannot be read, is a miss and is reported.
+    ``images`` holds the sub-volumes. All trackers start from the same registration. A pair whose
+    tracking fails, or whose image cannot be read, is a miss and is reported.
 
     Raises:
         InputError: none of the images is there.
     """
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, dict[str, Outcome]] = {tracker.name: {} for tracker in trackers}
     for group in dls_groups(pairs, images):
         source, target = group[0].source.volume, group[0].target.volume
         try:
-            found = _track_dls(tracker, group, images)
+            found = _track_dls(trackers, group, images)
         except TltError as error:
-            found = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+            missed = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+            found = [missed for _ in trackers]
             if report is not None:
                 report(f"{source} -> {target}: {error}")
-        outcomes |= {pair.name: o for pair, o in zip(group, found, strict=True)}
-        if report is not None:
-            errors = ", ".join(f"{o.row.error_mm:.1f}" for o in found)
-            report(f"{len(outcomes)} of {len(pairs)}: {source} -> {target}: {errors} mm")
+        for tracker, part in zip(trackers, found, strict=True):
+            done = outcomes[tracker.name]
+            done |= {pair.name: o for pair, o in zip(group, part, strict=True)}
+            if report is not None:
+                errors = ", ".join(f"{o.row.error_mm:.1f}" for o in part)
+                named = f"{tracker.name}: " if len(trackers) > 1 else ""
+                report(f"{len(done)} of {len(pairs)}: {source} -> {target}: {named}{errors} mm")
         if save is not None:
-            save({tracker.name: list(outcomes.values())})
-    return [outcomes[pair.name] for pair in pairs]
+            save({name: list(done.values()) for name, done in outcomes.items()})
+    return {name: [done[pair.name] for pair in pairs] for name, done in outcomes.items()}
 
 
-def _track_dls(tracker: Tracker, group: Sequence[DLSPair], images: Path) -> list[Outcome]:
-    """The lesions of one pair of sub-volumes, tracked together."""
+def _track_dls(
+    trackers: Sequence[Tracker], group: Sequence[DLSPair], images: Path
+) -> list[list[Outcome]]:
+    """The lesions of one pair of sub-volumes, tracked together: a list a tracker."""
     study = dls_study(group, images)
-    result = tracker.track_pair(study.baseline, study.followup, study.lesions)
-    seconds = result.seconds / len(group)
-    return [
-        Outcome(
-            dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm),
-            features,
+    registration = register_pair(study.baseline, study.followup)
+    found = []
+    for tracker in trackers:
+        result = tracker.track_pair(
+            study.baseline, study.followup, study.lesions, registration=registration
         )
-        for pair, match, features in zip(group, result.matches, result.features, strict=True)
-    ]
+        seconds = (registration.seconds + result.seconds) / len(group)
+        rows = zip(group, result.matches, result.features, strict=True)
+        found.append([Outcome(_dls_row(pair, match, seconds), f) for pair, match, f in rows])
+    return found
+
+
+def _dls_row(pair: DLSPair, match: Match, seconds: float) -> LesionRow:
+    return dls_row(pair, match.center_mm, match.confidence, seconds, match.prior_center_mm)
 
 
 def _line(case: Case, outcomes: dict[str, list[Outcome]], similarity: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tlt.geometry import Triple
 
@@ -129,7 +130,7 @@ def summarise(rows: Sequence[LesionRow]) -> Summary:
         med_mm=float(errors.mean()) if len(errors) else math.nan,
         med_std_mm=float(errors.std()) if len(errors) else math.nan,
         median_mm=float(np.median(every)),
-        p95_mm=float(np.percentile(every, 95, method="higher")),
+        p95_mm=p95(every),
         med_x_mm=float(axes[0]),
         med_y_mm=float(axes[1]),
         med_z_mm=float(axes[2]),
@@ -138,6 +139,11 @@ def summarise(rows: Sequence[LesionRow]) -> Summary:
         med_z_std_mm=float(spread[2]),
         seconds=_mean([row.seconds for row in rows]),
     )
+
+
+def p95(errors_mm: NDArray[np.float64]) -> float:
+    """The 95th percentile; between two errors the higher one, so that infinity does no harm."""
+    return float(np.percentile(errors_mm, 95, method="higher"))
 
 
 def _mean(values: Sequence[float]) -> float:

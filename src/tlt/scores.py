@@ -74,9 +74,13 @@ def _kind(row: LesionRow) -> str:
 
 def table(summaries: dict[str, Summary]) -> str:
     """One line a name, as Markdown whose columns stand in line."""
-    lines = [HEADINGS, *(_cells(name, s) for name, s in summaries.items())]
+    return aligned([HEADINGS, *(_cells(name, s) for name, s in summaries.items())])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first one headings, as a Markdown table whose columns stand in line."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "".join(
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |\n"
         for line in lines

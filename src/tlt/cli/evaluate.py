@@ -84,19 +84,14 @@ def _run(
     """The rows of a tracker over a dataset; a line a pair on stderr, rows.json after each."""
     import sys
 
-    from tlt.data.dls import read_dls
-    from tlt.errors import InputError, UsageError
-    from tlt.evaluate import evaluate, evaluate_dls, folder_cases
+    from tlt.errors import UsageError
+    from tlt.evaluate import evaluate_data
     from tlt.rows import write_rows
     from tlt.systems import TRACKERS
     from tlt.track import Tracker
 
     if tracker not in TRACKERS:
         raise UsageError(f"--tracker {tracker}: none of {', '.join(TRACKERS)}")
-    if not dataset.exists():
-        raise InputError(f"{dataset}: no such file or folder; check --dataset")
-    if dataset.is_file() and images is None:
-        raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
     running = Tracker.load(tracker, model, device="cpu")
 
     def report(line: str) -> None:
@@ -107,8 +102,5 @@ def _run(
         if output is not None:
             write_rows(outcomes, output)
 
-    if images is None:
-        found = evaluate([running], folder_cases(dataset), report, save=save)[running.name]
-    else:
-        found = evaluate_dls(running, read_dls(dataset), images, report, save)
-    return [outcome.row for outcome in found]
+    found = evaluate_data([running], dataset, images, report=report, save=save)
+    return [outcome.row for outcome in found[running.name]]

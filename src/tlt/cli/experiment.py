@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Measure: benchmark, calibration.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure: benchmark, calibration, the paper's ablations, attention maps.",
+)
 
 Data = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="CTs to simulate from.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="PATH", help="Where it goes.")]
@@ -17,6 +20,26 @@ Trackers = Annotated[
 DEFAULT = ["affine", "patch", "tlt-network", "tlt"]
 Model = Annotated[
     str | None, typer.Option("--model", metavar="NAME_OR_PATH", help="Weights; default shipped.")
+]
+Config = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="Training of every variant; YAML.")
+]
+AnyData = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="PATH", help="CTs to simulate from, a folder of pairs, or a list of DLS."
+    ),
+]
+Images = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="NIfTI sub-volumes of a DLS list.")
+]
+Pairs = Annotated[int, typer.Option(metavar="N", min=1, help="Simulated pairs.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Version of the simulated pairs.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with variants whose training was interrupted.")
+]
+Jobs = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Variants trained at a time, a thread each.")
 ]
 
 
@@ -62,6 +85,92 @@ def calibrate(
     chosen = chosen_trackers(trackers, model, calibrated=False)
     write_calibrations(run(chosen, data, pairs, seed, _say), output)
     print(output)
+
+
+@app.command()
+def ablation(
+    config: Config,
+    data: AnyData,
+    output: Output,
+    images: Images = None,
+    pairs: Pairs = 12,
+    seed: Seed = 2022,
+    resume: Resume = False,
+    jobs: Jobs = 1,
+) -> None:
+    """Table 2: none, SSS, SSS + RAAM, all; trained alike, on the same pairs."""
+    _variants("ablation", config, data, output, images, pairs, seed, resume, jobs)
+
+
+@app.command()
+def threshold(
+    config: Config,
+    data: AnyData,
+    output: Output,
+    images: Images = None,
+    pairs: Pairs = 12,
+    seed: Seed = 2022,
+    resume: Resume = False,
+    jobs: Jobs = 1,
+) -> None:
+    """Table 2: the threshold Tr of sparse selection, 0.9 to 0.4."""
+    _variants("threshold", config, data, output, images, pairs, seed, resume, jobs)
+
+
+@app.command("leave-one-out")
+def leave_one_out(
+    config: Config,
+    data: AnyData,
+    output: Output,
+    images: Images = None,
+    pairs: Pairs = 12,
+    seed: Seed = 2022,
+    resume: Resume = False,
+    jobs: Jobs = 1,
+) -> None:
+    """Table S1: without SSS, without RAAM, without global regression, all."""
+    _variants("leave-one-out", config, data, output, images, pairs, seed, resume, jobs)
+
+
+@app.command()
+def attention(
+    baseline: Annotated[Path, typer.Option(metavar="PATH", help="CT with the lesions.")],
+    lesions: Annotated[Path, typer.Option(metavar="FILE", help="The lesions in it.")],
+    followup: Annotated[Path, typer.Option(metavar="PATH", help="CT to find them in.")],
+    output: Output,
+    lesion: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this one; repeat for several.")
+    ] = None,
+    model: Model = None,
+) -> None:
+    """Figure S1: where the network looks, a PNG a lesion."""
+    from tlt.attention_maps import draw_attention
+
+    for path in draw_attention(baseline, lesions, followup, output, lesion, model):
+        print(path)
+
+
+def _variants(
+    experiment: str,
+    config: Path,
+    data: Path,
+    output: Path,
+    images: Path | None,
+    pairs: int,
+    seed: int,
+    resume: bool,
+    jobs: int,
+) -> None:
+    """Run one of `tlt.ablation.EXPERIMENTS` and print its table."""
+    from tlt.ablation import run_experiment
+    from tlt.training.config import read_config
+
+    settings = read_config(config)
+    print(
+        run_experiment(
+            experiment, settings, data, output, images, pairs, seed, resume, jobs, report=_say
+        )
+    )
 
 
 def _say(line: str) -> None:

@@ -31,12 +31,15 @@ def pair_folders(folder: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
-    if (folder / "truth.csv").is_file():
-        places.insert(0, folder)
-    if not places:
+    if not has_pairs(folder):
         raise InputError(f"{folder}: no pair in it; make some with 'tlt simulate --output'")
-    return places
+    places = sorted(path.parent for path in folder.glob("*/truth.csv"))
+    return [folder, *places] if (folder / "truth.csv").is_file() else places
+
+
+def has_pairs(folder: Path) -> bool:
+    """Whether a folder holds, or is, a pair with a truth."""
+    return (folder / "truth.csv").is_file() or any(folder.glob("*/truth.csv"))
 
 
 def folder_study(place: Path) -> Study:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tlt.geometry import Grid
 from tlt.volume import Volume
@@ -41,7 +41,7 @@ class Plane:
         """The LPS axis that looks out of the picture."""
         return 3 - self.right_axis - self.down_axis
 
-    def offset(self, from_mm: Sequence[float], to_mm: Sequence[float]) -> tuple[float, float]:
+    def offset(self, from_mm: ArrayLike, to_mm: ArrayLike) -> tuple[float, float]:
         """Millimetres right and down in the picture from one LPS point to another."""
         step = np.subtract(to_mm, from_mm)
         down = -step[self.down_axis] if self.flip else step[self.down_axis]
@@ -99,7 +99,7 @@ def choose_window(volume: Volume, center_mm: Sequence[float], radius_mm: float) 
 
 
 def cut(
-    volume: Volume, center_mm: Sequence[float], plane: Plane, field_mm: float, pixels: int
+    volume: Volume, center_mm: ArrayLike, plane: Plane, field_mm: float, pixels: int
 ) -> NDArray:
     """The square slice (pixels, pixels) in HU about a point; NaN where there is no voxel."""
     spacing = field_mm / pixels

@@ -77,7 +77,7 @@ def draw_pictures(
         for match in pair.matches:
             side = f"Follow-up {number}" if several else "Follow-up"
             png = draw_match(baseline, followup, match, side)
-            name = _file_name(match.lesion.id, number if several else None, names)
+            name = file_name(match.lesion.id, number if several else None, names)
             yield Picture(match.lesion.id, number, name, png)
 
 
@@ -261,9 +261,9 @@ def _draw_caption(figure: Figure, match: Match, window: Window) -> None:
     figure.text(1 - RIGHT / WIDTH, 27 / HEIGHT, view, ha="right", **style)
 
 
-def _file_name(lesion_id: str, followup: int | None, taken: set[str]) -> str:
+def file_name(lesion_id: str, followup: int | None, taken: set[str], kind: str = "lesion") -> str:
     """A file name for a lesion that no other lesion has: ``lesion_L1.png``."""
-    stem = "lesion_" + (re.sub(r"[^A-Za-z0-9.-]+", "_", lesion_id).strip("._") or "x")[:80]
+    stem = f"{kind}_" + (re.sub(r"[^A-Za-z0-9.-]+", "_", lesion_id).strip("._") or "x")[:80]
     if followup is not None:
         stem += f"_fu{followup}"
     name, number = f"{stem}.png", 2

@@ -18,7 +18,14 @@ from tlt.model.presets import ModelConfig
 
 
 class Attention(nn.Module):
-    """Multi-head attention of Eq. 3, with the anatomical mask as a bias for each key."""
+    """Multi-head attention of Eq. 3, with the anatomical mask as a bias for each key.
+
+    Attributes:
+        maps: a list to which each forward pass adds its attention map (Q, heads, L, N), for
+            figures; None, the default, takes the fast kernel, which has no map to give.
+    """
+
+    maps: list[Tensor] | None = None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,15 +37,19 @@ class Attention(nn.Module):
         """(Q, L, C) from query (Q, L, C), key and value (Q, N, C), bias (Q, 1, 1, N)."""
         q = self._split(self.query(query))
         k, v = self._split(self.key(key)), self._split(self.value(value))
-        mask = None if bias is None else bias.to(q.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if self.maps is not None:
+            self.maps.append(self.weights(query, key, bias))
+            attended = self.maps[-1].to(v.dtype) @ v
+        else:
+            mask = None if bias is None else bias.to(q.dtype)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # Q, heads, L, C / heads
 
     def weights(self, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention maps (Q, heads, L, N), for figures: the same softmax, written out."""
+        """Attention maps (Q, heads, L, N): the softmax of the fast kernel, written out."""
         q, k = self._split(self.query(query)), self._split(self.key(key))
         scores = q @ k.mT / math.sqrt(q.shape[-1])
         return (scores if bias is None else scores + bias).softmax(-1)

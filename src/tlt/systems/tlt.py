@@ -67,11 +67,7 @@ class TLTSystem:
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
         """Network prediction and, with ``refine``, the last step for each lesion."""
         report = progress or _silent
-        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
-        template = self.token_map(
-            seen_through(pair.template, pair.search),
-            lambda done: report("baseline features", done),
-        )
+        template, search = self.token_maps(pair, report)
         embedded: tuple[TokenMap, TokenMap] | None = None
         if self.refine and self.config.similarity:
             embedded = embedding_map(self.network, template), embedding_map(self.network, search)
@@ -109,6 +105,18 @@ class TLTSystem:
 
         with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
             yield from pool.map(refined, motions)
+
+    def token_maps(
+        self, pair: AlignedPair, progress: Progress | None = None
+    ) -> tuple[TokenMap, TokenMap]:
+        """Features of the template and of the search image."""
+        report = progress or _silent
+        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
+        template = self.token_map(
+            seen_through(pair.template, pair.search),
+            lambda done: report("baseline features", done),
+        )
+        return template, search
 
     def token_map(self, volume: Volume, progress=None) -> TokenMap:
         """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
