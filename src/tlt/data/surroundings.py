@@ -106,20 +106,29 @@ def _draw_couch(rng: np.random.Generator, rest_mm: Points) -> Couch:
 def body_mask(hu: NDArray, grid_mm: float) -> NDArray[np.bool_]:
     """The body with a rim of one voxel about its skin, in a CT (D, H, W) of some 4 mm.
 
-    Opening takes off thin couches; the skin that it rounds off is grown back.
+    A first opening takes off thin couches and leaves chest walls, a second one, after the lungs are
+    filled, what bridges couch and body; the skin that both round off is grown back.
     """
     tissue = hu > -350
     reach = max(1, round(8.0 / grid_mm))
-    opened = ndimage.binary_opening(np.pad(tissue, reach, mode="edge"), iterations=reach)
-    opened = opened[reach:-reach, reach:-reach, reach:-reach]
-    labels, count = ndimage.label(np.stack([ndimage.binary_fill_holes(p) for p in opened]))
+    solid = _opened(_filled(_opened(tissue, max(1, reach // 2))), reach)
+    labels, count = ndimage.label(solid)
     if not count:
         return np.zeros(hu.shape, bool)
     body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    body = ndimage.binary_dilation(body, iterations=reach, mask=body | tissue)
-    body = np.stack([ndimage.binary_fill_holes(plane) for plane in body])
+    body = _filled(ndimage.binary_dilation(body, iterations=reach, mask=body | tissue))
     body = ndimage.binary_dilation(body)
     around = hu[~body]
     # A crop within the chest is open to lung, not to air: all of it is body.
     lung_like = np.count_nonzero((around > -950) & (around < -600))
     return body | (lung_like > MOST_LUNG_LIKE * len(around))
+
+
+def _opened(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Binary opening that leaves the faces of the CT alone."""
+    padded = ndimage.binary_opening(np.pad(mask, reach, mode="edge"), iterations=reach)
+    return padded[reach:-reach, reach:-reach, reach:-reach]
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask])

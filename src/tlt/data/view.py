@@ -34,8 +34,8 @@ class Circle:
 def draw_circle(rng: np.random.Generator, body_mm: Points) -> Circle:
     """A circle about a body's points (N, 3), somewhat too small: arms and skin are cut at most."""
     low, high = body_mm.min(0), body_mm.max(0)
-    middle = (low + high)[:2] / 2 + rng.normal(0, 8, 2)
-    radius = rng.uniform(0.85, 1.0) * (high - low)[:2].max() / 2
+    middle = (low + high)[:2] / 2 + rng.normal(0, 5, 2)
+    radius = rng.uniform(0.88, 1.0) * (high - low)[:2].max() / 2
     padding = float(rng.choice([-1000.0, -1024.0]))
     return Circle((float(middle[0]), float(middle[1])), float(radius), padding)
 
