@@ -1,12 +1,14 @@
-"""Draw simulated pairs side by side: ``python benchmarks/gallery.py CT --output FILE.png``.
+"""Draw simulated pairs side by side: ``python benchmarks/gallery.py CT --output FOLDER``.
 
-A row a seed: baseline and follow-up, coronal and axial, through one lesion (cross-hairs at its true
-place). Both are drawn as they are stored, without registration.
+``gallery.png``: a row a seed, baseline and follow-up, coronal and axial, through one lesion
+(cross-hairs at its true place), drawn as they are stored, without registration. ``features.png``: a
+row for each thing that a whole pair shows only here and there, alone.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -15,13 +17,29 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tlt.data.followup import StudyRange, Truth, simulate_study
+from tlt.data.appearance import Scan
+from tlt.data.followup import (
+    SimulatedStudy,
+    StudyRange,
+    Truth,
+    paint_volume,
+    resurrounded,
+    simulate_study,
+)
+from tlt.data.motion import Motion, MotionRange
+from tlt.data.placing import draw_decoys, draw_lesions
+from tlt.data.simulate import Anatomy, render
+from tlt.data.sliding import Slide
+from tlt.data.surroundings import draw_surroundings
+from tlt.geometry import AffineTransform, Grid
 from tlt.io.images import load_volume
 from tlt.volume import Volume
 
 CORONAL, AXIAL = 1, 2  # the LPS axis that a plane is perpendicular to
 HALF_MM = 150.0
 LOW_HU, HIGH_HU = -1000.0, 300.0
+CROSS, LOOKALIKE = "#4cf", "#fb3"
+View = tuple[Volume, np.ndarray, int, str]
 
 
 def plane(volume: Volume, center_mm: np.ndarray, normal: int) -> np.ndarray:
@@ -40,38 +58,147 @@ def shown(truths: tuple[Truth, ...]) -> Truth:
     return max(there, key=lambda t: t.lesion.radius_mm)
 
 
+def draw(place, view: View, low_hu: float = LOW_HU) -> None:
+    """One image with its title."""
+    volume, center, normal, title = view
+    place.imshow(plane(volume, center, normal), "gray", vmin=low_hu, vmax=HIGH_HU)
+    place.set_title(title, color="white", fontsize=8)
+    place.set_facecolor("#1d2530")
+    place.set_xticks([])
+    place.set_yticks([])
+
+
+def cross(place, offset_mm: Sequence[float] = (0.0, 0.0), color: str = CROSS) -> None:
+    """Cross-hairs at a place (right, down) from the middle."""
+    x, y = HALF_MM + offset_mm[0], HALF_MM + offset_mm[1]
+    for a, b in ((-30, -14), (14, 30)):
+        place.plot([x + a, x + b], [y, y], color=color, lw=0.8)
+        place.plot([x, x], [y + a, y + b], color=color, lw=0.8)
+
+
+def drawn(study: SimulatedStudy) -> str:
+    """What of a follow-up's parameters a picture may show."""
+    pair = study.parameters
+    words = [f"{study.followup.grid.spacing_mm[2]:g} mm slices"]
+    if pair.motion.slide is not None:
+        words.append(f"sliding {pair.motion.slide.amplitude_mm:+.0f} mm")
+    about = pair.followup.surroundings
+    if about is not None:
+        words.append("another couch" if about.couch else "couch moved" if about.kept else "bare")
+    if pair.followup.circle is not None:
+        words.append("circle")
+    return ", ".join(words)
+
+
+def pairs_figure(volume: Volume, seeds: Sequence[int]):
+    """Whole pairs, a row a seed."""
+    figure, axes = plt.subplots(len(seeds), 4, figsize=(12, 3 * len(seeds)), facecolor="black")
+    for seed, row in zip(seeds, axes, strict=True):
+        study = simulate_study(volume, np.random.default_rng(seed), (), StudyRange())
+        truth = shown(study.truth)
+        here, there = np.array(truth.lesion.center_mm), np.array(truth.center_mm)
+        views = [
+            (image, center, normal, title)
+            for normal in (CORONAL, AXIAL)
+            for image, center, title in (
+                (study.baseline, here, f"baseline, seed {seed}"),
+                (study.followup, there, drawn(study)),
+            )
+        ]
+        for place, view in zip(row, views, strict=True):
+            draw(place, view)
+            cross(place)
+    return figure
+
+
+def features_figure(volume: Volume):
+    """Sliding, surroundings, look-alikes and the circle, a row each."""
+    anatomy = Anatomy(volume)
+    figure, axes = plt.subplots(4, 4, figsize=(12, 12), facecolor="black")
+    for row, views in zip(
+        axes, (sliding(volume, anatomy), couches(volume, anatomy), [], circles(volume)), strict=True
+    ):
+        for place, view in zip(row, views, strict=False):
+            draw(place, view)
+    decoys(volume, anatomy, axes[2])
+    return figure
+
+
+def sliding(volume: Volume, anatomy: Anatomy) -> list[View]:
+    """The lungs as they are, slid down and up along the chest wall, and the first difference."""
+    if anatomy.pleura is None:
+        return []
+    grid, unit = anatomy.pleura.grid, anatomy.pleura.unit[0, 2].numpy()
+    most = int(unit.sum((0, 2)).argmax())
+    center = grid.index_to_mm(((unit.shape[0] - 1) / 2, most, (unit.shape[2] - 1) / 2))
+    low, high = volume.grid.bounds_mm()
+    low[1], high[1] = center[1] - 4, center[1] + 4
+    fine = Grid.covering(low, high, (1.0, 2.0, 1.0))
+    images = []
+    for amplitude in (0.0, 12.0, -12.0):
+        motion = Motion(AffineTransform.identity(), (), Slide(anatomy.pleura, amplitude))
+        images.append(Volume(render(anatomy, fine, motion, Scan(1.0)).voxels, fine))
+    change = Volume(images[1].voxels - images[0].voxels - 350, fine)
+    names = ("as it is", "lungs slid 12 mm down", "12 mm up", "first minus second")
+    return [(i, center, CORONAL, n) for i, n in zip((*images, change), names, strict=True)]
+
+
+def couches(volume: Volume, anatomy: Anatomy) -> list[View]:
+    """The CT itself and three draws of its surroundings."""
+    middle = anatomy.body_mm.mean(0) + np.array([0.0, 40.0, 0.0])
+    views = [(volume, middle, AXIAL, "as it is")]
+    for seed in (0, 3, 5):
+        rng = np.random.default_rng(seed)
+        about = draw_surroundings(rng, anatomy.body_mm, anatomy.body_mm)
+        image = resurrounded(volume, anatomy, Scan(1.0, surroundings=about))
+        name = "another couch" if about.couch else "moved" if about.kept else "gone"
+        views.append((image, middle, AXIAL, f"couch and arms: {name}"))
+    return views
+
+
+def decoys(volume: Volume, anatomy: Anatomy, row) -> None:
+    """Lesions and what looks like them near by, in the coronal plane that holds both best."""
+    rng = np.random.default_rng(4)
+    places = iter(row)
+    for lesion in draw_lesions(rng, anatomy, 14, []):
+        alike = draw_decoys(rng, anatomy, [lesion], 1.0)
+        offset = np.subtract(alike[0].center_mm, lesion.center_mm) if alike else np.full(3, 99.0)
+        normal = AXIAL if abs(offset[2]) < abs(offset[1]) else CORONAL
+        if abs(offset[normal]) > 0.5 * lesion.radius_mm:
+            continue  # no plane shows both
+        place = next(places, None)
+        if place is None:
+            return
+        image = paint_volume(volume, [lesion, *alike])
+        draw(place, (image, np.array(lesion.center_mm), normal, "a lesion and a look-alike"))
+        cross(place)
+        cross(place, (offset[0], offset[1] if normal == AXIAL else -offset[2]), LOOKALIKE)
+
+
+def circles(volume: Volume) -> list[View]:
+    """Follow-ups whose circle of reconstruction is too small."""
+    views = []
+    still = MotionRange(2.0, 5.0, (1.0, 1.0), 3.0, 3.0, 1.0)
+    for seed in range(4):
+        ranges = StudyRange(overlap=(0.9, 1.0), motion=still, surroundings=0.8, circles=1.0)
+        study = simulate_study(volume, np.random.default_rng(seed), (), ranges)
+        views.append((study.followup, study.followup.grid.center_mm, AXIAL, drawn(study)))
+    return views
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ct")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     given = parser.parse_args()
     volume = load_volume(given.ct)
-    figure, axes = plt.subplots(given.seeds, 4, figsize=(12, 3 * given.seeds), facecolor="black")
-    for seed, row in zip(range(given.seeds), axes, strict=True):
-        study = simulate_study(volume, np.random.default_rng(seed), (), StudyRange())
-        truth = shown(study.truth)
-        views = (
-            (study.baseline, truth.lesion.center_mm, CORONAL, "baseline"),
-            (study.followup, truth.center_mm, CORONAL, "follow-up"),
-            (study.baseline, truth.lesion.center_mm, AXIAL, "baseline"),
-            (study.followup, truth.center_mm, AXIAL, "follow-up"),
-        )
-        slices = study.followup.grid.spacing_mm[2]
-        for place, (image, center, normal, name) in zip(row, views, strict=True):
-            place.imshow(plane(image, np.array(center), normal), "gray", vmin=LOW_HU, vmax=HIGH_HU)
-            middle = HALF_MM
-            for a, b in ((-30, -14), (14, 30)):
-                place.plot([middle + a, middle + b], [middle] * 2, color="#4cf", lw=0.8)
-                place.plot([middle] * 2, [middle + a, middle + b], color="#4cf", lw=0.8)
-            text = f"{name}, seed {seed}"
-            text += f", {slices:g} mm slices" if name == "follow-up" else ""
-            place.set_title(text, color="white", fontsize=8)
-            place.set_facecolor("#1d2530")
-            place.set_xticks([])
-            place.set_yticks([])
-    figure.tight_layout()
-    figure.savefig(given.output, dpi=70, facecolor="black")
+    for name, figure in (
+        ("gallery", pairs_figure(volume, given.seeds)),
+        ("features", features_figure(volume)),
+    ):
+        figure.tight_layout()
+        figure.savefig(given.output / f"{name}.png", dpi=70, facecolor="black")
 
 
 if __name__ == "__main__":

@@ -19,18 +19,9 @@ from tlt.data.appearance import (
     grown,
     paint_lesion,
 )
-from tlt.data.followup import (
-    GAP_MM,
-    LEAST_CONTRAST_HU,
-    SimulatedStudy,
-    StudyRange,
-    apart,
-    distinctness,
-    draw_lesions,
-    paint_volume,
-    simulate_study,
-)
+from tlt.data.followup import SimulatedStudy, StudyRange, paint_volume, simulate_study
 from tlt.data.motion import Motion, MotionRange, draw_motion
+from tlt.data.placing import GAP_MM, LEAST_CONTRAST_HU, apart, distinctness, draw_lesions
 from tlt.data.simulate import Anatomy, render
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform, Grid
@@ -39,7 +30,15 @@ from tlt.volume import Volume
 
 STILL = Motion(AffineTransform.identity(), ())
 BLOB = Lesion("B", (-70.0, 10.0, 0.0), 10.0, "blob")
-COARSE = StudyRange(painted=3, structures=2, plane_mm=(2.4, 2.8), overlap=(0.9, 1.0))
+COARSE = StudyRange(
+    painted=3,
+    structures=2,
+    plane_mm=(2.4, 2.8),
+    overlap=(0.9, 1.0),
+    decoys=0.0,
+    surroundings=0.0,
+    circles=0.0,
+)
 
 
 def ball(center_mm, radius_mm: float, hu: float = 900.0) -> InsertedLesion:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlt.data.motion import SplineField
+from tlt.data.surroundings import Surroundings
+from tlt.data.view import Circle
 from tlt.geometry import Triple
 
 CURVE_HU = (-1000.0, -850.0, -120.0, -20.0, 40.0, 110.0, 250.0, 600.0, 3000.0)
@@ -55,6 +57,8 @@ class Scan:
         enhancement: a smooth field whose x component is added to soft tissue in HU (organs take
             up contrast differently); None for no change.
         seed: of the noise.
+        surroundings: couch and arms; None for those of the CT, which then move with the patient.
+        circle: of reconstruction; None when it holds all.
     """
 
     slice_mm: float
@@ -65,6 +69,8 @@ class Scan:
     curve_hu: tuple[float, ...] = CURVE_HU
     enhancement: SplineField | None = None
     seed: int = 0
+    surroundings: Surroundings | None = None
+    circle: Circle | None = None
 
 
 def draw_scan(rng: np.random.Generator, strength: float = 1.0) -> Scan:
@@ -108,7 +114,7 @@ def draw_lesion(
         hu = local_hu + float(rng.choice([-1, -1, 1]) * rng.uniform(25, 70))
     core = float(rng.uniform(-60, 20)) if rng.random() < 0.25 else 0.0
     return InsertedLesion(
-        center_mm, radius_mm, hu, float(rng.uniform(0.8, 2.0)), _draw_lobes(rng), core
+        center_mm, radius_mm, hu, float(rng.uniform(0.8, 2.0)), draw_lobes(rng), core
     )
 
 
@@ -184,7 +190,8 @@ def _blurred_in_plane(image: Tensor, sigma: float) -> Tensor:
     return planes[:, 0]
 
 
-def _draw_lobes(rng: np.random.Generator) -> tuple[float, ...]:
+def draw_lobes(rng: np.random.Generator) -> tuple[float, ...]:
+    """Three waves for the surface of a lesion; see `InsertedLesion`."""
     waves = [
         (*(rng.normal(0, 1, 3) * (1.5 + k)), rng.uniform(0, 0.14), rng.uniform(0, 6.3))
         for k in range(3)

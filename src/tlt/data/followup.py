@@ -13,20 +13,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tlt.data.appearance import InsertedLesion, draw_lesion, grown, paint_lesion
+from tlt.data.appearance import InsertedLesion, Scan, grown, paint_lesion
 from tlt.data.motion import MotionRange
+from tlt.data.placing import (
+    NEW_DECOYS,
+    apart,
+    as_triple,
+    draw_decoys,
+    draw_lesions,
+    draw_structures,
+)
 from tlt.data.simulate import Anatomy, PairParameters, draw_pair, render
+from tlt.data.view import pad_outside
 from tlt.errors import InputError
-from tlt.geometry import Grid, Points, Triple
+from tlt.geometry import Grid, Triple
 from tlt.lesion import Lesion
 from tlt.volume import Volume
 
-EDGE_MM = 12.0
 # With it the affine prior errs by about 10 mm on average on ct/val, as it does on DLS.
 FOLLOWUP_MOTION = MotionRange(posture_mm=60.0, breathing_mm=30.0, local_mm=10.0)
-GAP_MM = 4.0  # between the surfaces of two lesions of the follow-up
-LEAST_CONTRAST_HU = 25.0  # of a painted lesion
-LEAST_DISTINCT_HU, DISTINCT_REACH_MM = 8.0, 12.0  # of a structure; see `distinctness`
 LEAST_MM = 30.0  # of a follow-up along each axis, for there to be something to track
 
 
@@ -37,20 +42,27 @@ class StudyRange:
     Attributes:
         painted: lesions painted into the CT.
         structures: anatomical places to find again, nothing painted.
+        decoys: share of painted lesions with a structure near them that looks alike; it is no
+            lesion of the study, and three in ten are new in the follow-up.
         vanish: share of painted lesions that are gone in the follow-up.
         plane_mm: spacing in the plane, lowest and highest.
         overlap: lowest and highest share of the baseline's length that the follow-up shows.
         motion: range of motion.
         strength: range of appearance.
+        surroundings: share of scans with couch and arms elsewhere, gone, or another couch.
+        circles: share of follow-ups whose circle of reconstruction cuts skin and arms.
     """
 
     painted: int = 6
     structures: int = 4
+    decoys: float = 0.3
     vanish: float = 0.0
     plane_mm: tuple[float, float] = (0.7, 1.2)
-    overlap: tuple[float, float] = (0.6, 1.0)
+    overlap: tuple[float, float] = (0.3, 1.0)
     motion: MotionRange = FOLLOWUP_MOTION
     strength: float = 1.0
+    surroundings: float = 0.8
+    circles: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -129,23 +141,27 @@ def _draw_study(
     ranges: StudyRange,
 ) -> SimulatedStudy | None:
     """One study; None when its follow-up shows too little."""
-    pair = draw_pair(rng, anatomy, ranges.motion, ranges.strength)
+    pair = draw_pair(
+        rng, anatomy, ranges.motion, ranges.strength, ranges.surroundings, ranges.circles
+    )
     painted = draw_lesions(rng, anatomy, ranges.painted, known)
+    decoys = draw_decoys(rng, anatomy, painted, ranges.decoys, known)
     gone = rng.random(len(painted)) < ranges.vanish
-    later = apart([grown(lesion, rng) for lesion in painted], painted, known)
+    first = [*painted, *decoys]
+    later = apart([grown(lesion, rng) for lesion in first], first, known)
+    new = rng.random(len(decoys)) < NEW_DECOYS
     pair = replace(
         pair,
-        baseline_lesions=tuple(painted),
-        followup_lesions=tuple(
-            lesion for lesion, lost in zip(later, gone, strict=True) if not lost
-        ),
+        baseline_lesions=(*painted, *_chosen(decoys, ~new)),
+        followup_lesions=(*_chosen(later[: len(painted)], ~gone), *later[len(painted) :]),
     )
     lesions = [*known]
     lesions += [
         Lesion(f"P{i + 1}", p.center_mm, round(p.radius_mm, 2), "painted")
         for i, p in enumerate(painted)
     ]
-    taken = np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)
+    centers = [lesion.center_mm for lesion in lesions] + [decoy.center_mm for decoy in decoys]
+    taken = np.array(centers).reshape(-1, 3)
     for i, place in enumerate(draw_structures(rng, anatomy, ranges.structures, taken)):
         radius = float(np.exp(rng.uniform(np.log(4), np.log(15))))
         lesions.append(Lesion(f"S{i + 1}", place, round(radius, 2), "structure"))
@@ -154,80 +170,8 @@ def _draw_study(
         return None
     lost = {f"P{i + 1}" for i in np.flatnonzero(gone)}
     truth = _truth(lesions, pair, followup, lost)
-    baseline = paint_volume(volume, painted)
+    baseline = paint_volume(resurrounded(volume, anatomy, pair.baseline), pair.baseline_lesions)
     return SimulatedStudy(baseline, followup, truth, pair)
-
-
-def draw_lesions(
-    rng: np.random.Generator, anatomy: Anatomy, count: int, known: Sequence[Lesion]
-) -> list[InsertedLesion]:
-    """Lesions of 3 to 25 mm radius inside the body, apart from each other and from known ones."""
-    drawn: list[InsertedLesion] = []
-    occupied = [(np.array(lesion.center_mm), lesion.radius_mm) for lesion in known]
-    for _ in range(400 * count):
-        if len(drawn) == count:
-            break
-        center = _inner_place(rng, anatomy)
-        radius = float(np.exp(rng.uniform(np.log(3), np.log(25))))
-        gaps = [np.linalg.norm(center - c) - r - radius for c, r in occupied]
-        if min(gaps, default=99.0) < 12.0:
-            continue
-        within = torch.from_numpy(center + rng.normal(0, radius / 2, (200, 3))).float()
-        local = anatomy.density_hu(within[None, None]).ravel()
-        lesion = draw_lesion(rng, _triple(center), radius, float(local.median()))
-        # What nobody sees in the baseline could not have been marked there.
-        if float((local - lesion.hu).abs().median()) < LEAST_CONTRAST_HU:
-            continue
-        drawn.append(lesion)
-        occupied.append((center, radius))
-    return drawn
-
-
-def apart(
-    later: Sequence[InsertedLesion], before: Sequence[InsertedLesion], known: Sequence[Lesion]
-) -> list[InsertedLesion]:
-    """The follow-up's lesions, none grown into another lesion's place."""
-    free = []
-    fixed = [(lesion.center_mm, lesion.radius_mm) for lesion in known]
-    painted = [(lesion.center_mm, lesion.radius_mm) for lesion in later]
-    for index, lesion in enumerate(later):
-        others = [*fixed, *painted[:index], *painted[index + 1 :]]
-        gaps = [np.linalg.norm(np.subtract(lesion.center_mm, c)) - r for c, r in others]
-        room = max(before[index].radius_mm, min(gaps, default=np.inf) - GAP_MM)
-        free.append(replace(lesion, radius_mm=min(lesion.radius_mm, float(room))))
-    return free
-
-
-def draw_structures(
-    rng: np.random.Generator, anatomy: Anatomy, count: int, taken_mm: Points
-) -> list[Triple]:
-    """Places inside the body that can be told in every direction, 25 mm from those taken."""
-    places: list[Triple] = []
-    taken = list(taken_mm)
-    for _ in range(400 * count):
-        if len(places) == count:
-            break
-        place = _inner_place(rng, anatomy)
-        if taken and np.linalg.norm(np.array(taken) - place, axis=1).min() < 25:
-            continue
-        if distinctness(anatomy, place) < LEAST_DISTINCT_HU:
-            continue
-        places.append(_triple(place))
-        taken.append(place)
-    return places
-
-
-def distinctness(anatomy: Anatomy, place_mm: Points) -> float:
-    """Root mean square change in HU per mm about a place, along the direction of least change.
-
-    The smallest eigenvalue of the structure tensor: a plane or a straight vessel has none.
-    """
-    axis = torch.arange(-DISTINCT_REACH_MM, DISTINCT_REACH_MM + 1, 2.0)
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    near = anatomy.density_hu(points + torch.from_numpy(place_mm).float()).clamp(-1000, 300)
-    smooth = torch.nn.functional.avg_pool3d(near[None, None], 2, 1)[0, 0]
-    slopes = torch.stack([s.ravel() for s in torch.gradient(smooth, spacing=2.0)])
-    return float(torch.linalg.eigvalsh(slopes @ slopes.mT / slopes.shape[1])[0].clamp(min=0).sqrt())
 
 
 def render_followup(
@@ -244,6 +188,8 @@ def render_followup(
     high[:2] += rng.uniform(0, 20, 2)
     grid = Grid.covering(low, high, (plane, plane, pair.followup.slice_mm))
     scan = render(anatomy, grid, pair.motion, pair.followup, pair.followup_lesions)
+    plane_mm = grid.index_to_mm(np.moveaxis(np.indices((1, *grid.shape_zyx[1:])), 0, -1))
+    pad_outside(scan.voxels, plane_mm, pair.followup.circle)
     voxels = np.clip(np.rint(scan.voxels), -1024, 3071).astype(np.int16)
     runs = [_covered(seen) for seen in scan.seen_zyx]
     planes = np.array([stop - start for start, stop in runs])
@@ -252,6 +198,21 @@ def render_followup(
     cut = tuple(slice(start, stop) for start, stop in runs)
     part = grid.cropped([start for start, _ in runs], planes)
     return Volume(np.ascontiguousarray(voxels[cut]), part)
+
+
+def resurrounded(volume: Volume, anatomy: Anatomy, scan: Scan) -> Volume:
+    """The CT with a scan's couch and arms; the body and a rim about it are untouched."""
+    if scan.surroundings is None:
+        return volume
+    voxels = volume.voxels.copy()
+    rows = np.moveaxis(np.indices((1, *voxels.shape[1:])), 0, -1)
+    for index, plane in enumerate(voxels):
+        rows[..., 0] = index
+        points = torch.from_numpy(volume.grid.index_to_mm(rows)).float()
+        hu = torch.from_numpy(plane.astype(np.float32))[None]
+        anatomy.surround(hu, points, points, scan.surroundings)
+        voxels[index] = np.rint(hu[0].numpy()).astype(voxels.dtype)
+    return replace(volume, voxels=voxels)
 
 
 def paint_volume(volume: Volume, lesions: Sequence[InsertedLesion]) -> Volume:
@@ -279,20 +240,16 @@ def _truth(
         np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)
     )
     inside = followup.grid.contains(centers)
+    if pair.followup.circle is not None:
+        inside &= pair.followup.circle.holds(centers)
     return tuple(
-        Truth(lesion, _triple(center), bool(seen), lesion.id in lost)
+        Truth(lesion, as_triple(center), bool(seen), lesion.id in lost)
         for lesion, center, seen in zip(lesions, centers, inside, strict=True)
     )
 
 
-def _inner_place(rng: np.random.Generator, anatomy: Anatomy) -> Points:
-    """A point of the body, `EDGE_MM` from the CT's faces where the CT is large enough for that."""
-    for _ in range(200):
-        place = anatomy.body_mm[rng.integers(len(anatomy.body_mm))] + rng.uniform(-4, 4, 3)
-        corners = place + EDGE_MM * np.array([[1, 1, 1], [-1, -1, -1]])
-        if bool(anatomy.inside(torch.from_numpy(corners).float()).all()):
-            break
-    return place
+def _chosen(lesions: Sequence[InsertedLesion], which: NDArray) -> list[InsertedLesion]:
+    return [lesion for lesion, chosen in zip(lesions, which, strict=True) if chosen]
 
 
 def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
@@ -305,8 +262,3 @@ def _covered(seen: NDArray[np.bool_]) -> tuple[int, int]:
             best = max(best, (start, index), key=lambda run: run[1] - run[0])
             start = None
     return best
-
-
-def _triple(point: Points) -> Triple:
-    x, y, z = (round(float(v), 3) for v in point)
-    return x, y, z

@@ -1,18 +1,20 @@
 """How a patient moves between two scans: an analytic map with an exact inverse.
 
 The map is written in the pull direction, from a follow-up point to the baseline point that is seen
-there: an affine (position on the couch, size) after a smooth displacement (breathing, posture).
+there: a smooth displacement (breathing, posture), then an affine (position on the couch, size),
+then the sliding of the lungs along the chest wall.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from tlt.data.sliding import LARGEST_MM, Pleura, Slide
 from tlt.geometry import AffineTransform, Points
 
 
@@ -70,26 +72,30 @@ class Motion:
     Attributes:
         affine: baseline to follow-up, the rigid and size part.
         fields: displacements u_k; a follow-up point y shows the baseline point
-            affine^-1(y + sum u_k(y)).
+            slide(affine^-1(y + sum u_k(y))).
+        slide: of the lungs, in the baseline's frame; None for none.
     """
 
     affine: AffineTransform
     fields: tuple[SplineField, ...]
+    slide: Slide | None = None
 
     def followup_to_baseline(self, points_mm: ArrayLike) -> Points:
         """Baseline points (N, 3) seen at follow-up points (N, 3)."""
         points = np.asarray(points_mm, float)
-        return self.affine.inverse()(points + self._displacement(points))
+        smooth = self.affine.inverse()(points + self._displacement(points))
+        return smooth if self.slide is None else self.slide(smooth)
 
     def baseline_to_followup(self, points_mm: ArrayLike, tolerance_mm: float = 0.01) -> Points:
         """Follow-up points (N, 3) where baseline points (N, 3) are seen.
 
-        Solves y + u(y) = affine(x) by fixed-point iteration.
+        Undoes the slide, then solves y + u(y) = affine(x), both by fixed-point iteration.
 
         Raises:
             ArithmeticError: when the residual stays above the tolerance (the map folds).
         """
-        target = self.affine(points_mm)
+        points = np.asarray(points_mm, float)
+        target = self.affine(points if self.slide is None else self.slide.undone(points))
         solution = target.copy()
         for _ in range(100):
             residual = target - solution - self._displacement(solution)
@@ -109,7 +115,8 @@ class Motion:
             points += field.on_axes(x_mm, y_mm, z_mm)
         back = self.affine.inverse()
         matrix, shift = (torch.from_numpy(v).float() for v in (back.matrix.T, back.translation_mm))
-        return points @ matrix + shift
+        smooth = points @ matrix + shift
+        return smooth if self.slide is None else smooth + self.slide.displacement(smooth)
 
     def _displacement(self, points_mm: Points) -> Points:
         total = np.zeros_like(points_mm)
@@ -129,6 +136,8 @@ class MotionRange:
         posture_mm: standard deviation of the coarse displacement's coefficients.
         breathing_mm: largest extra displacement along z inside the lungs.
         local_mm: standard deviation of the fine displacement's coefficients.
+        sliding_mm: largest sliding of the lungs along the chest wall, up to 12.
+        sliding_share: how often they slide at all.
     """
 
     rotation_deg: float = 4.0
@@ -137,18 +146,19 @@ class MotionRange:
     posture_mm: float = 14.0
     breathing_mm: float = 25.0
     local_mm: float = 5.0
+    sliding_mm: float = LARGEST_MM
+    sliding_share: float = 0.6
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (an unknown key of a YAML is told)
 
     def eased(self, share: float) -> MotionRange:
         """The same with displacements times ``share``: for a curriculum."""
-        return MotionRange(
-            self.rotation_deg,
-            self.shift_mm,
-            self.scale,
-            self.posture_mm * share,
-            self.breathing_mm * share,
-            self.local_mm * share,
+        return replace(
+            self,
+            posture_mm=self.posture_mm * share,
+            breathing_mm=self.breathing_mm * share,
+            local_mm=self.local_mm * share,
+            sliding_mm=self.sliding_mm * share,
         )
 
 
@@ -158,11 +168,12 @@ def draw_motion(
     low_mm: Points,
     high_mm: Points,
     lung_share,
+    pleura: Pleura | None = None,
 ) -> Motion:
     """A motion of a body that lies between two LPS corners.
 
     ``lung_share`` maps baseline points (N, 3) to the share of lung around them, (N,) in [0, 1]:
-    breathing moves the lungs most, and moves them along z.
+    breathing moves the lungs most, and moves them along z. ``pleura`` is where they slide.
     """
     center = (low_mm + high_mm) / 2
     angles = np.deg2rad(np.clip(rng.normal(0, motion.rotation_deg, 3), -15, 15))
@@ -187,7 +198,15 @@ def draw_motion(
     lungs = lung_share(affine.inverse()(_knots(breath))).reshape(breath.coefficients_mm.shape[:3])
     depth = rng.uniform(-1, 1) * motion.breathing_mm
     breath.coefficients_mm[..., 2] = depth * lungs * rng.uniform(0.7, 1.0, lungs.shape)
-    return Motion(affine, (coarse, breath, fine))
+    return Motion(affine, (coarse, breath, fine), _draw_slide(rng, motion, pleura))
+
+
+def _draw_slide(rng, motion: MotionRange, pleura: Pleura | None) -> Slide | None:
+    """How far the lungs slide; without sliding nothing is drawn, so seeds keep their pairs."""
+    if pleura is None or motion.sliding_mm == 0 or motion.sliding_share == 0:
+        return None
+    slides, amplitude = rng.random() < motion.sliding_share, rng.uniform(-1, 1)
+    return Slide(pleura, float(amplitude * min(motion.sliding_mm, LARGEST_MM))) if slides else None
 
 
 def _draw_field(rng, low, high, knot_mm: float, sigma_mm: float) -> SplineField:

@@ -8,7 +8,7 @@ prior alone, never on the truth (docs/method.md, "No leak").
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from tlt.data.appearance import InsertedLesion, Scan, draw_lesion, grown
 from tlt.data.motion import Motion, MotionRange
+from tlt.data.placing import NEW_DECOYS, draw_decoys
 from tlt.data.simulate import Anatomy, PairParameters, Rendered, draw_pair, render
+from tlt.data.view import Circle, draw_box, pad_outside, within_box
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform, Grid, Points
-from tlt.volume import AIR_HU
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class PairConfig:
         motion: range of motion at full difficulty.
         strength: range of appearance at full difficulty.
         cut_share: how often a field of view ends inside a crop, each image and side.
+        decoys: share of painted lesions with a structure near them that looks alike.
+        surroundings: share of scans with couch and arms elsewhere, gone, or another couch.
+        circles: share of scans whose circle of reconstruction cuts skin and arms.
     """
 
     crops_zyx: tuple[tuple[int, int, int], ...] = ((48, 80, 80), (40, 88, 88), (64, 68, 68))
@@ -51,6 +55,9 @@ class PairConfig:
     motion: MotionRange = field(default_factory=MotionRange)
     strength: float = 1.0
     cut_share: float = 0.1
+    decoys: float = 0.4
+    surroundings: float = 0.8
+    circles: float = 0.1
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (an unknown key of a YAML is told)
 
@@ -91,7 +98,8 @@ def draw_training_pair(
         InputError: fifty in a row did.
     """
     for _ in range(50 if len(anatomy.body_mm) else 0):
-        pair = draw_pair(rng, anatomy, config.motion.eased(difficulty), config.strength)
+        motion = config.motion.eased(difficulty)
+        pair = draw_pair(rng, anatomy, motion, config.strength, config.surroundings, config.circles)
         cut = _draw_crops(rng, anatomy, pair.motion, config)
         drawn = _draw_from(rng, anatomy, pair, cut, config)
         if drawn is not None:
@@ -150,17 +158,24 @@ def _draw_from(
     places = _inner_points(rng, cut.template, config.margin_mm, config.lesions)
     lesions = _draw_lesions(rng, anatomy, cut.prior.inverse()(places))
     later = tuple(grown(lesion, rng) for lesion in lesions)
+    decoys = tuple(draw_decoys(rng, anatomy, lesions, config.decoys))
+    old = tuple(decoy for decoy in decoys if rng.random() >= NEW_DECOYS)
     as_affine = Motion(cut.prior, ())
+    first_scan = _seen_through(pair.baseline, cut.prior)
     template, template_seen = _acquired(
-        rng, anatomy, cut.template, as_affine, pair.baseline, lesions
+        rng, anatomy, cut.template, as_affine, first_scan, lesions + old
     )
-    search, search_seen = _acquired(rng, anatomy, cut.search, pair.motion, pair.followup, later)
-    template_view = _field_of_view(rng, cut.template, config.cut_share)
-    search_view = _field_of_view(rng, cut.search, config.cut_share)
-    search_seen = _within(search, search_seen, cut.search, search_view)
+    search, search_seen = _acquired(
+        rng, anatomy, cut.search, pair.motion, pair.followup, later + decoys
+    )
+    _pad(template, cut.template, pair.baseline.circle, cut.prior.inverse())
+    _pad(search, cut.search, pair.followup.circle, AffineTransform.identity())
+    template_box = draw_box(rng, cut.template, config.cut_share)
+    search_box = draw_box(rng, cut.search, config.cut_share)
+    search_seen = within_box(search, search_seen, cut.search, search_box)
     # As at inference, the template loses what the follow-up's view leaves out.
-    for view in (template_view, search_view):
-        template_seen = _within(template, template_seen, cut.template, view)
+    for box in (template_box, search_box):
+        template_seen = within_box(template, template_seen, cut.template, box)
     sites = [np.array([lesion.center_mm for lesion in lesions]).reshape(-1, 3)]
     textured = _textured_points(rng, template, cut.template, config)
     sites.append(cut.prior.inverse()(textured))
@@ -175,6 +190,10 @@ def _draw_from(
         return None
     prior = cut.prior(known)
     usable = _visible(prior, cut.template, template_seen) & _visible(truth, cut.search, search_seen)
+    if pair.baseline.surroundings or pair.followup.surroundings:  # a couch has no counterpart
+        usable &= ~anatomy.outside(_as_points(known)).ravel().numpy()
+    for circle, points in ((pair.baseline.circle, known), (pair.followup.circle, truth)):
+        usable &= circle is None or circle.holds(points)
     is_query = np.arange(len(known)) < len(sites[0]) + len(textured)
     queries, anchors = np.flatnonzero(usable & is_query), np.flatnonzero(usable & ~is_query)
     if len(queries) < config.queries // 2 or len(anchors) < config.anchors // 4:
@@ -194,6 +213,21 @@ def _draw_from(
         anchors_mm=_tensor(prior[anchors]),
         anchors_truth_mm=_tensor(truth[anchors]),
     )
+
+
+def _seen_through(scan: Scan, prior: AffineTransform) -> Scan:
+    """The baseline's scan for a grid of the follow-up: its couch stands still in the baseline."""
+    about = scan.surroundings
+    if about is None:
+        return scan
+    return replace(scan, surroundings=replace(about, to_ct=about.to_ct.after(prior.inverse())))
+
+
+def _pad(voxels: NDArray, grid: Grid, circle: Circle | None, to_scan: AffineTransform) -> None:
+    """Pad a crop, in place, outside a scan's circle."""
+    if circle is not None:
+        index = np.moveaxis(np.indices(voxels.shape), 0, -1)
+        pad_outside(voxels, to_scan(grid.index_to_mm(index)), circle)
 
 
 def _acquired(
@@ -217,31 +251,6 @@ def _acquired(
     voxels = rendered.voxels[below] * (1 - share) + rendered.voxels[below + 1] * share
     seen_z = rendered.seen_zyx[0][below] & rendered.seen_zyx[0][below + 1]
     return voxels, (seen_z, *rendered.seen_zyx[1:])
-
-
-def _field_of_view(rng: np.random.Generator, grid: Grid, share: float) -> tuple[Points, Points]:
-    """Lower and upper ends (x, y, z) in mm of what a scanner shows of a crop."""
-    low, high = grid.bounds_mm()
-    cut = rng.uniform(0.05, 0.35, (2, 3)) * (high - low)
-    ends = np.where(rng.random((2, 3)) < share, cut, -np.inf)
-    return low + ends[0], high - ends[1]
-
-
-def _within(
-    voxels: NDArray[np.float32],
-    seen_zyx: tuple[NDArray[np.bool_], ...],
-    grid: Grid,
-    view: tuple[Points, Points],
-) -> tuple[NDArray[np.bool_], ...]:
-    """The planes that are also in a view; the voxels outside it become air, in place."""
-    planes = []
-    for axis_zyx, seen in enumerate(seen_zyx):
-        axis = 2 - axis_zyx
-        place = grid.origin_mm[axis] + np.arange(len(seen)) * grid.spacing_mm[axis]
-        inside = (place >= view[0][axis]) & (place <= view[1][axis])
-        np.moveaxis(voxels, axis_zyx, 0)[~inside] = AIR_HU
-        planes.append(seen & inside)
-    return tuple(planes)
 
 
 def _draw_lesions(

@@ -26,10 +26,13 @@ from tlt.data.appearance import (
     paint_lesion,
 )
 from tlt.data.motion import Motion, MotionRange, draw_motion
+from tlt.data.sliding import find_pleura
+from tlt.data.surroundings import Surroundings, body_mask, draw_surroundings
+from tlt.data.view import draw_circle
 from tlt.geometry import Grid, Points
 from tlt.volume import AIR_HU, Volume
 
-COARSE_MM = 8.0
+COARSE_MM, FINE_MM = 8.0, 4.0
 
 
 class Anatomy:
@@ -52,16 +55,40 @@ class Anatomy:
         self._coarse_grid = coarse.grid
         self._lungs = ndimage.gaussian_filter(lungs.astype(np.float32), 2.0)
         self.body_mm = coarse.grid.index_to_mm(np.argwhere(filled))
+        fine = volume.resample(volume.grid.resampled(FINE_MM))
+        within = body_mask(fine.voxels, FINE_MM)
+        self.pleura = find_pleura(fine.voxels, within, fine.grid)
+        self._body_grid = fine.grid
+        self._body = torch.from_numpy(within.astype(np.float32))[None, None]
 
     def density_hu(self, points_mm: Tensor) -> Tensor:
         """HU (D, H, W) at LPS points (D, H, W, 3), trilinear; air outside."""
-        size = np.array(self.grid.size_xyz)
-        to_index = np.linalg.inv(self.grid.axes)
-        matrix = to_index * (2 / size)[:, None]
-        shift = (1 - 2 * to_index @ np.array(self.grid.origin_mm)) / size - 1
-        share = points_mm @ torch.from_numpy(matrix.T).float() + torch.from_numpy(shift).float()
-        sampled = F.grid_sample(self._density, share[None], align_corners=False)
-        return sampled[0, 0] + AIR_HU
+        return _sampled(self._density, self.grid, points_mm) + AIR_HU
+
+    def outside(self, points_mm: Tensor) -> Tensor:
+        """Whether points (D, H, W, 3) lie outside the body and a rim about its skin: (D, H, W)."""
+        return _sampled(self._body, self._body_grid, points_mm, "border") < 0.5
+
+    def surround(self, hu: Tensor, points_mm: Tensor, scan_mm: Tensor, about: Surroundings) -> None:
+        """Put a scan's couch and arms, in place, into HU (D, H, W) outside the body.
+
+        ``points_mm`` (D, H, W, 3) are the baseline points seen, ``scan_mm`` the scan's own.
+        """
+        outside = self.outside(points_mm)
+        if not outside.any():
+            return
+        matrix, shift = (
+            torch.from_numpy(v).float() for v in (about.to_ct.matrix, about.to_ct.translation_mm)
+        )
+        there = scan_mm[outside] @ matrix.T + shift
+        around = torch.full((len(there),), AIR_HU)
+        if about.kept:
+            column = there[:, None, None]
+            free = self.outside(column)[:, 0, 0]
+            around[free] = self.density_hu(column)[free, 0, 0]
+        if about.couch is not None:
+            around = torch.maximum(around, about.couch.hu(there))
+        hu[outside] = around
 
     def inside(self, points_mm: Tensor) -> Tensor:
         """Whether points (..., 3) lie within the CT along its axes nearest x, y, z: (..., 3)."""
@@ -75,6 +102,16 @@ class Anatomy:
         """Share of lung (N,) in [0, 1] in the neighbourhood of points (N, 3)."""
         index = self._coarse_grid.mm_to_index(points_mm).T
         return np.clip(ndimage.map_coordinates(self._lungs, index, order=1, mode="nearest"), 0, 1)
+
+
+def _sampled(values: Tensor, grid: Grid, points_mm: Tensor, beyond: str = "zeros") -> Tensor:
+    """Values (1, 1, D, H, W) of a grid at LPS points (D, H, W, 3), trilinear: (D, H, W)."""
+    size = np.array(grid.size_xyz)
+    to_index = np.linalg.inv(grid.axes)
+    matrix = to_index * (2 / size)[:, None]
+    shift = (1 - 2 * to_index @ np.array(grid.origin_mm)) / size - 1
+    share = points_mm @ torch.from_numpy(matrix.T).float() + torch.from_numpy(shift).float()
+    return F.grid_sample(values, share[None], padding_mode=beyond, align_corners=False)[0, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +137,17 @@ def draw_pair(
     anatomy: Anatomy,
     motion: MotionRange,
     strength: float = 1.0,
+    surroundings: float = 0.0,
+    circles: float = 0.0,
 ) -> PairParameters:
-    """Motion and two scans of an anatomy, without lesions yet; a map that folds is drawn again."""
+    """Motion and two scans of an anatomy, without lesions yet; a map that folds is drawn again.
+
+    ``surroundings`` and ``circles`` are the shares of scans with another couch, or another circle.
+    """
     low, high = anatomy.body_mm.min(0), anatomy.body_mm.max(0)
     for attempt in range(20):
-        drawn = draw_motion(rng, motion.eased(0.95**attempt), low, high, anatomy.lung_share)
+        milder = motion.eased(0.95**attempt)
+        drawn = draw_motion(rng, milder, low, high, anatomy.lung_share, anatomy.pleura)
         try:
             drawn.baseline_to_followup(anatomy.body_mm[:: max(1, len(anatomy.body_mm) // 100)])
         except ArithmeticError:
@@ -116,6 +159,12 @@ def draw_pair(
     for _ in range(2):
         field = draw_enhancement(rng, low, high, 25.0 * strength)
         scans.append(replace(draw_scan(rng, strength), enhancement=field))
+    for index, place in enumerate((anatomy.body_mm, drawn.affine(anatomy.body_mm))):
+        if surroundings and rng.random() < surroundings:
+            about = draw_surroundings(rng, anatomy.body_mm, place)
+            scans[index] = replace(scans[index], surroundings=about)
+        if circles and rng.random() < circles:
+            scans[index] = replace(scans[index], circle=draw_circle(rng, place))
     return PairParameters(drawn, scans[0], scans[1])
 
 
@@ -137,7 +186,8 @@ def render(
 
     ``motion`` says which baseline point a grid point shows. Each slice averages over its
     thickness. Planes that leave the CT are air as a whole: its edge must not move with the
-    anatomy, or a network would match the edge.
+    anatomy, or a network would match the edge. The scan's surroundings lie in the grid's frame; its
+    circle is left to the caller.
     """
     if not grid.is_axis_aligned:
         raise ValueError("scans are rendered on axis-aligned grids")
@@ -165,12 +215,21 @@ def _seen(anatomy: Anatomy, axes, motion: Motion, scan: Scan, lesions) -> tuple[
     """Contrasted HU (D, H, W), and whether each voxel is in the CT along x, y, z: (D, H, W, 3)."""
     points = motion.pulled_axes(*axes)
     hu = anatomy.density_hu(points)
+    if scan.surroundings is not None:
+        anatomy.surround(hu, points, _lattice(axes), scan.surroundings)
     for lesion in lesions:
         paint_lesion(hu, points, lesion)
     extra = None
     if scan.enhancement is not None:
         extra = scan.enhancement.on_axes(*axes)[..., 0]
     return contrasted(hu, scan, extra), anatomy.inside(points)
+
+
+def _lattice(axes) -> Tensor:
+    """Points (D, H, W, 3), float32, of the lattice of three axes x, y, z."""
+    x, y, z = (torch.from_numpy(np.asarray(axis, np.float32)) for axis in axes)
+    z, y, x = torch.meshgrid(z, y, x, indexing="ij")
+    return torch.stack([x, y, z], -1)
 
 
 def _seen_planes(inside: Tensor) -> list[Tensor]:
