@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlt.data.dls import PREDICTION, predicted_rows, read_dls
+from tlt.data.dls import PREDICTION, dls_pairs, predicted_rows, read_json
 from tlt.errors import InputError
 from tlt.io.files import atomic_write
 from tlt.metrics import LesionRow
@@ -41,12 +41,9 @@ def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); give rows.json") from error
+    content = read_json(path)
     if not _is_rows(content):
-        return predicted_rows(read_dls(path), field or PREDICTION)
+        return predicted_rows(dls_pairs(content, path), field or PREDICTION)
     if field is None and len(content) > 1:
         raise InputError(
             f"{path}: rows of {', '.join(content)}; choose one with --field (or --against-field)"

@@ -81,10 +81,29 @@ def read_dls(path: Path) -> list[DLSPair]:
     Raises:
         InputError: unreadable, or a pair lacks a field.
     """
+    return dls_pairs(read_json(path), path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: unreadable.
+    """
     try:
-        content = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); give a list of DLS") from error
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); give a list of DLS, or a rows.json"
+        ) from error
+
+
+def dls_pairs(content: Any, path: Path) -> list[DLSPair]:
+    """The pairs in the content of a file, which is named in errors.
+
+    Raises:
+        InputError: no list of pairs, or a pair lacks a field.
+    """
     if isinstance(content, dict) and isinstance(content.get("results"), list):
         content = {f"{i + 1:04d}": record for i, record in enumerate(content["results"])}
     if not isinstance(content, dict) or not content:

@@ -46,13 +46,36 @@ WIDE = PatchStep(64.0, 32.0, 4.0, 40.0)
 FINE = PatchStep(32.0, 10.0, 2.0, 15.0)
 
 
-@dataclass(frozen=True)
+ELSEWHERE_MM = 12.0  # from the best place on
+
+
+@dataclass(frozen=True, eq=False)
 class PatchMatch:
-    """The best place (x, y, z) of a patch, its correlation, and that of the best one elsewhere."""
+    """The best place (x, y, z) of a patch, and its correlation (n, n, n) at every place.
+
+    Attributes:
+        center_mm: the best place, between voxels.
+        everywhere: correlation, ``step_mm`` apart, about where the search began.
+        peak: voxel of the best place.
+    """
 
     center_mm: Points
-    correlation: float
-    runner_up: float
+    everywhere: Tensor
+    peak: tuple[int, int, int]
+    step_mm: float
+
+    @property
+    def correlation(self) -> float:
+        """At the best place."""
+        return float(self.everywhere[self.peak])
+
+    @property
+    def runner_up(self) -> float:
+        """The best correlation elsewhere; -1 where the search reaches no farther."""
+        reach = len(self.everywhere) // 2
+        from_zyx = tuple(p - reach for p in self.peak)
+        far = _squared_distance(reach, from_zyx) * self.step_mm**2 > ELSEWHERE_MM**2
+        return float(self.everywhere[far].max()) if far.any() else -1.0
 
 
 class PatchSystem:
@@ -100,13 +123,10 @@ def match_patch(
     correlation = correlate(patch, window, _gaussian_window(half))
     penalty = _squared_distance(reach) * (step.step_mm**2 * 0.5 / step.penalty_mm**2)
     score = correlation - penalty
-    peak = np.unravel_index(int(score.argmax()), score.shape)
-    offset_zyx = np.array(peak) - reach + _parabola(score.numpy(), peak)
-    from_zyx = tuple(int(p) - reach for p in peak)
-    far = _squared_distance(reach, from_zyx) * step.step_mm**2 > 12.0**2
-    runner_up = float(correlation[far].max()) if far.any() else -1.0
+    z, y, x = (int(p) for p in np.unravel_index(int(score.argmax()), score.shape))
+    offset_zyx = np.array((z, y, x)) - reach + _parabola(score.numpy(), (z, y, x))
     center = np.asarray(start_mm, float) + offset_zyx[::-1] * step.step_mm
-    return PatchMatch(center, float(correlation[peak]), runner_up)
+    return PatchMatch(center, correlation, (z, y, x), step.step_mm)
 
 
 def correlate(patch: Tensor, window: Tensor, weight: Tensor) -> Tensor:
