@@ -81,7 +81,7 @@ def drawn(study: SimulatedStudy) -> str:
     pair = study.parameters
     words = [f"{study.followup.grid.spacing_mm[2]:g} mm slices"]
     if pair.motion.slide is not None:
-        words.append(f"sliding {pair.motion.slide.amplitude_mm:+.0f} mm")
+        words.append(f"sliding {pair.motion.slide.amplitude_mm:.1f} mm")
     about = pair.followup.surroundings
     if about is not None:
         words.append("another couch" if about.couch else "couch moved" if about.kept else "bare")
@@ -144,35 +144,45 @@ def sliding(volume: Volume, anatomy: Anatomy) -> list[View]:
 
 
 def couches(volume: Volume, anatomy: Anatomy) -> list[View]:
-    """The CT itself and three draws of its surroundings."""
-    middle = anatomy.body_mm.mean(0) + np.array([0.0, 40.0, 0.0])
-    views = [(volume, middle, AXIAL, "as it is")]
-    for seed in (0, 3, 5):
+    """The CT itself and the first draw of each kind of surroundings."""
+    middle = anatomy.body_mm.mean(0) + np.array([0.0, 20.0, 0.0])
+    views: dict[str, View] = {"": (volume, middle, AXIAL, "as it is")}
+    for seed in range(30):
         rng = np.random.default_rng(seed)
         about = draw_surroundings(rng, anatomy.body_mm, anatomy.body_mm)
-        image = resurrounded(volume, anatomy, Scan(1.0, surroundings=about))
-        name = "another couch" if about.couch else "moved" if about.kept else "gone"
-        views.append((image, middle, AXIAL, f"couch and arms: {name}"))
-    return views
+        name = "another" if about.couch else "moved" if about.kept else "gone"
+        if name not in views:
+            image = resurrounded(volume, anatomy, Scan(1.0, surroundings=about))
+            views[name] = (image, middle, AXIAL, f"couch and arms: {name}")
+    return list(views.values())
 
 
 def decoys(volume: Volume, anatomy: Anatomy, row) -> None:
-    """Lesions and what looks like them near by, in the coronal plane that holds both best."""
+    """Lung lesions and what looks like them near by, in a plane that holds both."""
     rng = np.random.default_rng(4)
     places = iter(row)
-    for lesion in draw_lesions(rng, anatomy, 14, []):
-        alike = draw_decoys(rng, anatomy, [lesion], 1.0)
-        offset = np.subtract(alike[0].center_mm, lesion.center_mm) if alike else np.full(3, 99.0)
-        normal = AXIAL if abs(offset[2]) < abs(offset[1]) else CORONAL
-        if abs(offset[normal]) > 0.5 * lesion.radius_mm:
+    for lesion in (each for _ in range(12) for each in draw_lesions(rng, anatomy, 8, [])):
+        here = np.array(lesion.center_mm)
+        if volume.sample(here[None])[0] > -600 or lesion.hu < -300:
+            continue  # soft tissue shows little in this window
+        normal, alike = CORONAL, []
+        for _ in range(20):
+            alike = draw_decoys(rng, anatomy, [lesion], 1.0)
+            offset = alike[0].center_mm - here if alike else np.full(3, 99.0)
+            normal = AXIAL if abs(offset[2]) < abs(offset[1]) else CORONAL
+            if abs(offset[normal]) < 0.6 * lesion.radius_mm:
+                break
+        else:
             continue  # no plane shows both
         place = next(places, None)
         if place is None:
             return
         image = paint_volume(volume, [lesion, *alike])
-        draw(place, (image, np.array(lesion.center_mm), normal, "a lesion and a look-alike"))
+        draw(place, (image, here, normal, "a lesion and a look-alike"))
         cross(place)
         cross(place, (offset[0], offset[1] if normal == AXIAL else -offset[2]), LOOKALIKE)
+        place.set_xlim(HALF_MM - 70, HALF_MM + 70)
+        place.set_ylim(HALF_MM + 70, HALF_MM - 70)
 
 
 def circles(volume: Volume) -> list[View]:
@@ -191,12 +201,13 @@ def main() -> None:
     parser.add_argument("ct")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", choices=["gallery", "features"], help="draw one of the two")
     given = parser.parse_args()
     volume = load_volume(given.ct)
-    for name, figure in (
-        ("gallery", pairs_figure(volume, given.seeds)),
-        ("features", features_figure(volume)),
-    ):
+    for name in [given.only] if given.only else ["gallery", "features"]:
+        figure = (
+            features_figure(volume) if name == "features" else pairs_figure(volume, given.seeds)
+        )
         figure.tight_layout()
         figure.savefig(given.output / f"{name}.png", dpi=70, facecolor="black")
 

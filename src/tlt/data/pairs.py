@@ -55,8 +55,8 @@ class PairConfig:
     motion: MotionRange = field(default_factory=MotionRange)
     strength: float = 1.0
     cut_share: float = 0.1
-    decoys: float = 0.4
-    surroundings: float = 0.8
+    decoys: float = 0.3
+    surroundings: float = 0.5
     circles: float = 0.1
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (an unknown key of a YAML is told)

@@ -83,9 +83,8 @@ class Anatomy:
         there = scan_mm[outside] @ matrix.T + shift
         around = torch.full((len(there),), AIR_HU)
         if about.kept:
-            column = there[:, None, None]
-            free = self.outside(column)[:, 0, 0]
-            around[free] = self.density_hu(column)[free, 0, 0]
+            free = self.outside(there[:, None, None])[:, 0, 0]
+            around[free] = self.density_hu(there[free][:, None, None])[:, 0, 0]
         if about.couch is not None:
             around = torch.maximum(around, about.couch.hu(there))
         hu[outside] = around
@@ -159,9 +158,10 @@ def draw_pair(
     for _ in range(2):
         field = draw_enhancement(rng, low, high, 25.0 * strength)
         scans.append(replace(draw_scan(rng, strength), enhancement=field))
-    for index, place in enumerate((anatomy.body_mm, drawn.affine(anatomy.body_mm))):
+    body = anatomy.body_mm[::10]  # enough for its ends
+    for index, place in enumerate((body, drawn.affine(body))):
         if surroundings and rng.random() < surroundings:
-            about = draw_surroundings(rng, anatomy.body_mm, place)
+            about = draw_surroundings(rng, body, place)
             scans[index] = replace(scans[index], surroundings=about)
         if circles and rng.random() < circles:
             scans[index] = replace(scans[index], circle=draw_circle(rng, place))
@@ -215,7 +215,8 @@ def _seen(anatomy: Anatomy, axes, motion: Motion, scan: Scan, lesions) -> tuple[
     """Contrasted HU (D, H, W), and whether each voxel is in the CT along x, y, z: (D, H, W, 3)."""
     points = motion.pulled_axes(*axes)
     hu = anatomy.density_hu(points)
-    if scan.surroundings is not None:
+    # A crop within the body, seen by every fourth point, has no surroundings.
+    if scan.surroundings is not None and anatomy.outside(points[::4, ::4, ::4]).any():
         anatomy.surround(hu, points, _lattice(axes), scan.surroundings)
     for lesion in lesions:
         paint_lesion(hu, points, lesion)
