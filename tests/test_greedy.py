@@ -101,6 +101,16 @@ def test_the_answer_depends_neither_on_chance_nor_on_threads() -> None:
     assert np.array_equal(first, second)
 
 
+def test_a_thin_slab_can_be_registered() -> None:
+    low, high = 14, 27  # 26 mm along z: less than two voxels of the coarsest level
+    grid = GRID.cropped((low, 0, 0), (high - low, 48, 56))
+    template, search = (Volume(volume.voxels[low:high], grid) for volume in images())
+    warp = register_greedy(template, search)
+    place = PLACES[0] + (0.0, 0.0, -2.0)
+    assert grid.contains(place)
+    assert np.linalg.norm(place + warp.at(place) - forwards(place)) < 1.5
+
+
 def test_images_that_share_nothing_stay_where_they_are() -> None:
     unseen = Volume(np.full(GRID.shape_zyx, np.nan, np.float32), GRID)
     pair = AlignedPair(images()[0], unseen, PLACES, np.full(3, 8.0), IDENTITY)

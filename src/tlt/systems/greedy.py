@@ -8,7 +8,6 @@ classical bar: no learning, and the whole common field of view instead of the le
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -29,6 +28,10 @@ SETTING = "-m WNCC 2x2x2 -n 100x100x50x10 -s 3vox 0.5vox"
 
 # By default greedy adds random noise to flat places and rounds the warp to 0.1 voxel.
 REPEATABLE = "-noise 0 -wp 0"
+
+# A thinner slab is filled up with what the mask leaves out: greedy wants four voxels on its
+# coarsest level, and there, at 16 mm, a whole neighbourhood of the correlation has five.
+LEAST_VOXELS = 40
 
 WHOLE_MM = 2000.0  # beyond any scanner's field of view
 
@@ -109,14 +112,27 @@ def register_greedy(template: Volume, search: Volume, setting: str = SETTING) ->
     seen = ~np.isnan(template.voxels) & ~np.isnan(search.voxels)
     if not seen.any():
         return Warp(np.zeros((*template.grid.shape_zyx, 3), np.float32), template.grid)
-    box = ndimage.find_objects(seen.astype(np.uint8))[0]  # air that only one of them saw costs time
-    grid = template.grid.cropped([part.start for part in box], seen[box].shape)
+    box, padding = _common_box(seen)
+    start = np.array([part.start for part in box]) - padding[:, 0]
+    grid = template.grid.cropped(start, np.array(seen[box].shape) + padding.sum(1))
+
+    def image(voxels: NDArray, fill: float) -> sitk.Image:
+        part = np.pad(voxels[box].astype(np.float32), padding, constant_values=fill)
+        return to_sitk(Volume(part, grid))
+
     images = {
-        "fixed": _image(template, box, grid),
-        "moving": _image(search, box, grid),
-        "mask": to_sitk(Volume(seen[box].astype(np.float32), grid)),
+        "fixed": image(_clipped(template), AIR_HU),
+        "moving": image(_clipped(search), AIR_HU),
+        "mask": image(seen, 0.0),
     }
     return Warp(_run(setting, images), grid)
+
+
+def _common_box(seen: NDArray[np.bool_]) -> tuple[tuple[slice, ...], NDArray[np.int64]]:
+    """The box of what both saw, and voxels (3, 2) to add before and after it on each axis."""
+    box = ndimage.find_objects(seen.astype(np.uint8))[0]
+    lacking = np.maximum(LEAST_VOXELS - np.array(seen[box].shape), 0)
+    return box, np.stack([lacking // 2, lacking - lacking // 2], -1)
 
 
 def _run(setting: str, images: dict[str, sitk.Image]) -> NDArray[np.float32]:
@@ -205,7 +221,6 @@ def _tones(hu: NDArray) -> torch.Tensor:
     return torch.from_numpy(part.astype(np.float32))
 
 
-def _image(volume: Volume, box: tuple[slice, ...], grid: Grid) -> sitk.Image:
-    """A part of a volume as clipped HU; air where nothing was seen."""
-    voxels = np.clip(np.nan_to_num(volume.voxels[box], nan=AIR_HU), LOW_HU, HIGH_HU)
-    return to_sitk(replace(volume, voxels=voxels.astype(np.float32), grid=grid))
+def _clipped(volume: Volume) -> NDArray[np.float32]:
+    """HU within the window; air where nothing was seen."""
+    return np.clip(np.nan_to_num(volume.voxels, nan=AIR_HU), LOW_HU, HIGH_HU)
