@@ -157,15 +157,13 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
     """The system of a tracker's name.
 
     Raises:
-        ModelError: weights or device cannot be used; UsageError: ``model`` where none is learned.
+        ModelError: weights, device or an optional package cannot be used.
+        UsageError: ``model`` where none is learned.
     """
     if not TRACKERS[name].learned:
         if model is not None:
             raise UsageError(f"--model {model}: the tracker '{name}' has no weights; leave it out")
-        from tlt.systems.affine import AffineSystem
-        from tlt.systems.patch import PatchSystem
-
-        return AffineSystem() if name == "affine" else PatchSystem()
+        return unlearned_system(name)
     from tlt.systems.tlt import TLTSystem
 
     place = usable_device(device)
@@ -173,6 +171,24 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
     system = TLTSystem.load(model or "tlt-ct", place, bf16, refine=name == "tlt")
     system.name = name
     return system
+
+
+def unlearned_system(name: str) -> System:
+    """The system of a tracker that needs no weights.
+
+    Raises:
+        ModelError: the package that it is made of is not installed.
+    """
+    from tlt.systems.affine import AffineSystem
+    from tlt.systems.greedy import GreedySystem
+    from tlt.systems.patch import PatchSystem
+
+    systems: dict[str, type[System]] = {
+        "affine": AffineSystem,
+        "patch": PatchSystem,
+        "greedy": GreedySystem,
+    }
+    return systems[name]()
 
 
 def usable_device(device: str) -> str:

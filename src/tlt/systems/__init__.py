@@ -44,6 +44,12 @@ TRACKERS = {
             False,
         ),
         SystemInfo(
+            "greedy",
+            "deformable registration of the whole common field of view, from the affine prior",
+            "Yushkevich et al., greedy",
+            False,
+        ),
+        SystemInfo(
             "affine",
             "affine registration alone: where the prior puts the lesion",
             "L1 affine of the paper's RAAM",
