@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from tlt.geometry import AffineTransform, Grid
 from tlt.registration import affine
-from tlt.registration.affine import register_affine
+from tlt.registration.affine import CUT_SHARE, cut_share, register_affine
 from tlt.registration.gauss_newton import refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import body_mask, field_of_view, pyramid
@@ -259,6 +259,31 @@ def test_a_thin_slab_finds_its_place() -> None:
     slab = moved(true, (20, 46))
     found = register_affine(torso(), slab)
     assert error_mm(found.baseline_to_followup, true, torso(), slab) < 3.0
+
+
+def cropped(volume: Volume, low_mm: Sequence[float], high_mm: Sequence[float]) -> Volume:
+    """The part of a volume between two corners about the torso's centre."""
+    first = np.rint(volume.grid.mm_to_index(CENTER_MM + np.array(low_mm))).astype(int).clip(0)
+    last = np.rint(volume.grid.mm_to_index(CENTER_MM + np.array(high_mm))).astype(int)
+    cut = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+    part = volume.voxels[cut]
+    return Volume(part, volume.grid.cropped(first, part.shape))
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_crops_within_the_body_that_lie_aside(seed: int) -> None:
+    # Half of each shows what the other does not: from the bodies' centres alone it is 50 mm off.
+    true = motion(4, 1.0, (5, -8, 30), seed=seed)
+    baseline = cropped(torso(), (-45, -45, -45), (45, 45, 45))
+    followup = cropped(moved(true), (-90, -15, -30), (0, 75, 70))
+    assert cut_share(pyramid(baseline)[1]) > CUT_SHARE
+    found = register_affine(baseline, followup)
+    assert found.ok
+    assert error_mm(found.baseline_to_followup, true, baseline, followup) < 4.0
+
+
+def test_only_a_scan_that_is_cut_within_the_body_counts_as_cut() -> None:
+    assert cut_share(pyramid(torso())[1]) < CUT_SHARE
 
 
 def test_plausible_motions() -> None:

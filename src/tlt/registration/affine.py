@@ -34,6 +34,10 @@ SCHEDULE = (
     (1, 12, 2, 4.0, 10_000),
     (0, 10, 1, 0.0, 20_000),
 )
+# From starts that also differ in plane, for scans cut within the body; their distances in mm.
+ASIDE_MM = (-48.0, -32.0, -16.0, 0.0, 16.0, 32.0, 48.0)
+WIDE_SCHEDULE = ((2, 0, 40, 8.0, 4_000), (2, 10, 8, 8.0, 6_000), *SCHEDULE[2:])
+CUT_SHARE = 0.05  # of the faces left, right, front and back covered by the body; see `cut_share`
 
 
 def register_affine(baseline: Volume, followup: Volume) -> Registration:
@@ -58,16 +62,18 @@ def register_affine(baseline: Volume, followup: Volume) -> Registration:
 def _second_opinion(
     first: Registration, fixed: Pyramid, moving: Pyramid, start: float
 ) -> Registration:
-    """The best of a doubtful result, a patient turned over, and Mattes MI.
+    """The best of a doubtful result, more starts, a patient turned over, and Mattes MI.
 
     Where all are absurd, the bodies' centres are aligned.
     """
     shift = moving[1].points_mm(moving[1].body).mean(0) - fixed[1].points_mm(fixed[1].body).mean(0)
-    others = (
+    others = [
         ("l1-gauss-newton", register_l1(fixed, moving, PRONE)),
         ("mattes-mi", register_mattes(fixed[0], moving[0])),
         ("none", AffineTransform(np.eye(3), shift)),
-    )
+    ]
+    if max(cut_share(fixed[1]), cut_share(moving[1])) > CUT_SHARE:
+        others.append(("l1-gauss-newton", register_l1(fixed, moving, aside_mm=ASIDE_MM)))
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
 
     def merit(one: Registration) -> tuple[bool, bool, bool, bool, float]:
@@ -77,17 +83,34 @@ def _second_opinion(
     return max(judged, key=merit)
 
 
+def cut_share(level: Level) -> float:
+    """How much of the scan's faces left, right, front and back the body covers, in [0, 1].
+
+    Where it is much, the scan was cut within the body, whose centre says little of its place.
+    """
+    body = level.body
+    faces = [body[:, 0], body[:, -1], body[:, :, 0], body[:, :, -1]]
+    return float(torch.cat([face.flatten() for face in faces]).float().mean())
+
+
 def register_l1(
-    fixed: Pyramid, moving: Pyramid, turn: NDArray[np.float64] = SUPINE
+    fixed: Pyramid,
+    moving: Pyramid,
+    turn: NDArray[np.float64] = SUPINE,
+    aside_mm: tuple[float, ...] = (0.0,),
 ) -> AffineTransform:
     """The affine of least L1 difference among all starts along z, refined from coarse to fine.
 
-    ``turn`` is the rotation (3, 3) that every start has.
+    ``turn`` is the rotation (3, 3) that every start has; ``aside_mm`` are shifts along x and y.
     """
     center = fixed[1].points_mm(fixed[1].body).mean(0)
     starts = _starts(fixed[2], moving[2], turn)
+    shifts = [np.array([x, y, 0.0]) for x in aside_mm for y in aside_mm]
+    starts = [AffineTransform(s.matrix, s.translation_mm + d) for s in starts for d in shifts]
     theta = torch.stack([to_theta(start, center) for start in starts])
-    for level, iterations, keep, apart_mm, points in SCHEDULE:
+    for level, iterations, keep, apart_mm, points in (
+        SCHEDULE if len(shifts) == 1 else WIDE_SCHEDULE
+    ):
         theta, score = refine(fixed[level], moving[level], theta, center, iterations, points)
         theta = theta[_distinct(theta, score, fixed[2], center, keep, apart_mm)]
     return to_affine(theta[0], center)
