@@ -9,7 +9,7 @@ did not.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from tlt.systems.patch import PatchStep, match_patch
 
 FITS = 10
 RIDGE = 0.1
+SMALL_MM, LARGEST = 10.0, 3.0  # up to which radius nothing changes, and how far out at most
 MOST_STRAIN = 0.25  # of the tissue, along each axis
 
 
@@ -55,6 +56,15 @@ class PatchRound:
     about_mm: float
     step: PatchStep
     weighing: Weighing
+
+    def beyond(self, radius_mm: float) -> PatchRound:
+        """The round for a lesion of a radius: about a large one the patches lie farther out.
+
+        A lesion changes between two scans; the tissue about it tells where it is.
+        """
+        larger = min(LARGEST, max(1.0, radius_mm / SMALL_MM))
+        weighing = replace(self.weighing, weight_mm=self.weighing.weight_mm * larger)
+        return replace(self, about_mm=self.about_mm * larger, weighing=weighing)
 
 
 # Chosen on simulated pairs of the training CTs (docs/decisions/0007).

@@ -77,7 +77,7 @@ class TLTSystem:
             part = slice(start, start + LESIONS_AT_ONCE)
             centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
             predicted = self.network(template, search, centers, radii)
-            for motion, evidence in self._answers(pair, predicted, centers, embedded):
+            for motion, evidence in self._answers(pair, predicted, centers, radii, embedded):
                 located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
                 report("find lesions", len(located) / count)
         return located
@@ -87,6 +87,7 @@ class TLTSystem:
         pair: AlignedPair,
         predicted: Prediction,
         centers_mm: Tensor,
+        radius_mm: Tensor,
         embedded: tuple[TokenMap, TokenMap] | None,
     ) -> Iterator[tuple[LocalMotion, dict[str, float]]]:
         """The motion of each lesion with its evidence; the last step on one core a lesion."""
@@ -100,11 +101,11 @@ class TLTSystem:
             return
 
         @torch.inference_mode()  # a mode is a thread's own
-        def refined(motion: LocalMotion) -> tuple[LocalMotion, dict[str, float]]:
-            return self._refined(pair, motion, embedded)
+        def refined(motion: LocalMotion, radius: float) -> tuple[LocalMotion, dict[str, float]]:
+            return self._refined(pair, motion, radius, embedded)
 
         with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
-            yield from pool.map(refined, motions)
+            yield from pool.map(refined, motions, radius_mm.tolist())
 
     def token_maps(
         self, pair: AlignedPair, progress: Progress | None = None
@@ -147,19 +148,25 @@ class TLTSystem:
         self,
         pair: AlignedPair,
         predicted: LocalMotion,
+        radius_mm: float,
         embedded: tuple[TokenMap, TokenMap] | None,
     ) -> tuple[LocalMotion, dict[str, float]]:
         """What the tissue about a lesion makes of the network's answer, and how well it agrees.
 
-        The first round looks about the prior: a network that errs must not lead it astray.
+        Tokens are looked for about the prior: a network that errs must not lead them astray. The
+        far patches look about what the tokens say, and are pooled with them.
         """
         still = LocalMotion.constant(predicted.center_mm, torch.zeros_like(predicted.shift_mm))
-        matches = patch_matches(pair, still, FAR)
-        if embedded is not None:
-            matches = pooled(token_matches(*embedded, still), matches, FAR.weighing)
-        motion = fit_local_motion(matches, predicted, FAR.weighing)
+        if embedded is None:
+            motion = fit_local_motion(patch_matches(pair, still, FAR), predicted, FAR.weighing)
+        else:
+            tokens = token_matches(*embedded, still)
+            first = fit_local_motion(tokens, predicted, FAR.weighing)
+            matches = pooled(tokens, patch_matches(pair, first, FAR), FAR.weighing)
+            motion = fit_local_motion(matches, first, FAR.weighing)
         tissue_mm = motion.spread_mm
         for patches in CLOSER:
+            patches = patches.beyond(radius_mm)
             matches = patch_matches(pair, motion, patches)
             motion = fit_local_motion(matches, motion, patches.weighing)
         pulled = motion.shift_mm - predicted.shift_mm
