@@ -19,7 +19,7 @@ from tlt.registration.affine import CUT_SHARE, cut_share, register_affine
 from tlt.registration.gauss_newton import refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import body_mask, field_of_view, pyramid
-from tlt.registration.result import PRONE, is_plausible
+from tlt.registration.result import PRONE, is_plausible, made_plausible
 from tlt.volume import AIR_HU, Volume
 
 SPACING_MM = 4.0
@@ -293,6 +293,18 @@ def test_plausible_motions() -> None:
     assert not is_plausible(np.eye(3) * 1.3)
     assert not is_plausible(np.diag([1.0, 1.0, -1.0]))
     assert not is_plausible(np.diag([1.2, 1.0, 0.8]))
+
+
+def test_what_is_made_plausible_moves_the_centre_as_before() -> None:
+    sheared = AffineTransform(
+        np.array([[1.1, 0.5, 0], [0, 0.8, 0], [0.1, 0, 1.3]]), np.array([3.0, 4, 5])
+    )
+    assert not is_plausible(sheared.matrix)
+    mild = made_plausible(sheared, CENTER_MM)
+    assert is_plausible(mild.matrix)
+    assert mild(CENTER_MM) == pytest.approx(sheared(CENTER_MM))
+    unchanged = motion(10, 1.05, (5, 6, 7))
+    assert made_plausible(unchanged, CENTER_MM).matrix == pytest.approx(unchanged.matrix)
 
 
 def test_parameters_and_affine_are_two_forms_of_one_map() -> None:

@@ -20,7 +20,14 @@ from tlt.geometry import AffineTransform, Points
 from tlt.registration.gauss_newton import design_matrix, refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
-from tlt.registration.result import PRONE, SIMILARITY_SURE, Registration, is_plausible, judge
+from tlt.registration.result import (
+    PRONE,
+    SIMILARITY_SURE,
+    Registration,
+    is_plausible,
+    judge,
+    made_plausible,
+)
 from tlt.threads import one_thread
 from tlt.volume import Volume
 
@@ -36,7 +43,12 @@ SCHEDULE = (
 )
 # From starts that also differ in plane, for scans cut within the body; their distances in mm.
 ASIDE_MM = (-48.0, -32.0, -16.0, 0.0, 16.0, 32.0, 48.0)
-WIDE_SCHEDULE = ((2, 0, 40, 8.0, 4_000), (2, 10, 8, 8.0, 6_000), *SCHEDULE[2:])
+WIDE_SCHEDULE = (
+    (1, 0, 40, 8.0, 4_000),
+    (1, 10, 8, 8.0, 6_000),
+    (0, 12, 3, 4.0, 10_000),
+    (0, 10, 1, 0.0, 20_000),
+)
 CUT_SHARE = 0.05  # of the faces left, right, front and back covered by the body; see `cut_share`
 
 
@@ -73,7 +85,9 @@ def _second_opinion(
         ("none", AffineTransform(np.eye(3), shift)),
     ]
     if max(cut_share(fixed[1]), cut_share(moving[1])) > CUT_SHARE:
-        others.append(("l1-gauss-newton", register_l1(fixed, moving, aside_mm=ASIDE_MM)))
+        wide = register_l1(fixed, moving, aside_mm=ASIDE_MM)
+        center = fixed[1].points_mm(fixed[1].body).mean(0)
+        others += [("l1-gauss-newton", wide), ("l1-gauss-newton", made_plausible(wide, center))]
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
 
     def merit(one: Registration) -> tuple[bool, bool, bool, bool, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tlt.geometry import AffineTransform
+from tlt.geometry import AffineTransform, Points
 from tlt.registration.gauss_newton import sample
 from tlt.registration.pyramid import Level
 
@@ -22,6 +22,7 @@ SIMILARITY_SURE = 0.80  # below it other engines are asked as well
 SIMILARITY_SAME_REGION = 0.40
 OVERLAP_OK = 0.15
 OVERLAP_SAME_REGION = 0.05
+MILD_SCALE, MILD_STRETCH = (0.85, 1.18), (0.88, 1.15)  # well within what is plausible
 PRONE = np.diag([-1.0, -1.0, 1.0])  # the turn of a patient who lies on the other side
 
 
@@ -94,3 +95,15 @@ def is_plausible(matrix: NDArray[np.float64]) -> bool:
         and stretches.max() / stretches.min() < 1.35
         and cosine > np.cos(np.radians(30))
     )
+
+
+def made_plausible(transform: AffineTransform, center_mm: Points) -> AffineTransform:
+    """The affine with its stretches drawn into what `is_plausible` lets pass, about a point (3,).
+
+    In a small scan a few organs that move apart look like a shear of the patient.
+    """
+    u, stretches, vt = np.linalg.svd(transform.matrix)
+    scale = np.cbrt(stretches.prod())
+    shape = np.clip(stretches / scale, *MILD_STRETCH)
+    matrix = u @ np.diag(shape * np.clip(scale, *MILD_SCALE)) @ vt
+    return AffineTransform.about(matrix, center_mm, transform(center_mm) - center_mm)
