@@ -162,7 +162,7 @@ def test_decoys_lie_near_their_lesion_and_apart_from_all() -> None:
 
 
 def test_decoys_are_in_both_scans_at_their_place_and_not_in_the_list() -> None:
-    old = new = 0
+    old = new = later = 0
     for seed in range(5):
         ranges = replace(COARSE, decoys=1.0, strength=0.0)
         study = simulate_study(lying(), np.random.default_rng(seed), (), ranges)
@@ -180,10 +180,12 @@ def test_decoys_are_in_both_scans_at_their_place_and_not_in_the_list() -> None:
                 assert shown == pytest.approx(decoy.hu + decoy.core_hu, abs=60)
             inner = study.followup.grid.contains(place + np.array([[-8.0] * 3, [8.0] * 3])).all()
             if inner and decoy.radius_mm > 10:
+                later += 1
                 seen = study.followup.sample(place[None])[0]
                 assert seen == pytest.approx(decoy.hu + decoy.core_hu, abs=60)
     assert old > 2
     assert new > 0
+    assert later > 0
 
 
 def test_features_at_zero_draw_nothing() -> None:
@@ -193,7 +195,7 @@ def test_features_at_zero_draw_nothing() -> None:
         assert scan.circle is None
 
 
-def test_training_pairs_with_everything_on_ask_for_the_body_only() -> None:
+def test_training_pairs_with_everything_on_are_finite_and_repeat() -> None:
     config = PairConfig(
         crops_zyx=((32, 44, 40),), queries=6, anchors=40, margin_mm=(16.0, 16.0, 12.0),
         search_shift_mm=(12.0, 12.0, 8.0), decoys=1.0, surroundings=1.0, circles=1.0,

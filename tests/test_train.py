@@ -20,7 +20,7 @@ from tlt.errors import InputError, ModelError, UsageError
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
 from tlt.model.weights import load_weights, save_weights
-from tlt.train import freeze_batch_norms, schedule, train, validate
+from tlt.train import freeze_batch_norms, schedule, the_only_run, train, validate
 from tlt.training.config import TrainConfig
 from tlt.training.objective import loss_terms, predict
 from tlt.training.samples import TrainingPairs, validation_set
@@ -80,8 +80,8 @@ def test_a_run_writes_checkpoint_log_and_weights(config: TrainConfig) -> None:
     assert [row["step"] for row in table] == ["1", "2", "3"] == [str(row["step"]) for row in rows]
     assert all(float(row["contrast"]) > 0 and float(row["prior"]) > 0 for row in table)
     assert [row["val_mm"] != "" for row in table] == [False, False, True]
-    files = sorted(f.name for f in config.output.iterdir())
-    assert files == ["checkpoint.pt", "log.csv", "tensorboard", "weights.safetensors"]
+    files = {f.name for f in config.output.iterdir()} - {"lock"}
+    assert files == {"checkpoint.pt", "log.csv", "tensorboard", "weights.safetensors"}
 
 
 def test_the_same_seed_gives_the_same_first_twenty_losses(config: TrainConfig) -> None:
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
         return {k: v * float("nan") if len(calls) > 2 * 2 else v for k, v in terms.items()}
 
     monkeypatch.setattr(tlt.training.objective, "loss_terms", turning_bad)
-    with pytest.raises(InputError, match="not finite at step 2") as caught:
+    with pytest.raises(InputError, match="loss or gradient is not finite at step 2") as caught:
         train(config)
     assert "--resume" in str(caught.value)
     state = torch.load(config.output / "checkpoint.pt", weights_only=True)
@@ -200,6 +200,12 @@ def test_a_run_is_not_overwritten(config: TrainConfig) -> None:
     assert (config.output / "checkpoint.pt").read_bytes() == b"hours of work"
 
 
+def test_two_runs_do_not_train_into_one_folder(config: TrainConfig) -> None:
+    with the_only_run(config.output), pytest.raises(UsageError, match="another run trains into it"):
+        train(config)
+    train(config)
+
+
 def test_a_run_may_start_from_weights(config: TrainConfig, tmp_path: Path) -> None:
     torch.manual_seed(5)
     known = TLT(replace(TINY, similarity=False))
@@ -263,7 +269,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(
             assert torch.equal(pieces[part][name], tensor), name
     assert pieces["running"] == whole["running"]
     assert pieces["best_mm"] == whole["best_mm"]
-    assert weights_of(long) == weights_of(changed(long, output=cut))
+    same_weights(long.output / "weights.safetensors", cut / "weights.safetensors")
     first, second = logged(long), logged(changed(long, output=cut))
     for row in first + second:
         row.pop("seconds")
@@ -274,8 +280,10 @@ def lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def weights_of(config: TrainConfig) -> bytes:
-    return (config.output / "weights.safetensors").read_bytes()
+def same_weights(first: Path, second: Path) -> None:
+    a, b = load_weights(str(first)), load_weights(str(second))
+    assert a.notes == b.notes
+    assert all(map(torch.equal, a.network.state_dict().values(), b.network.state_dict().values()))
 
 
 GRADIENTS = """

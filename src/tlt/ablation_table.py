@@ -100,7 +100,9 @@ def remarks(
         found.append(
             f"Training starts from `{config.start}`, which may have learned with all modules on."
         )
-    trained = {path.resolve() for path in (config.data, config.validation) if path is not None}
+    used = [config.data, config.validation]
+    used += [m.pairs for m in (config.marked, config.validation_marked) if m is not None]
+    trained = {path.resolve() for path in used if path is not None}
     if data.resolve() in trained:
         found.append("The CTs are those of the training or its validation: not independent.")
     return found + _switches(network, {key for v in variants for key in v.network})

@@ -130,7 +130,8 @@ def as_volume(weights: NDArray[np.float64], positions_mm: Points, token_mm: floa
     low = positions_mm.min(0) - token_mm
     grid = Grid.covering(low, positions_mm.max(0) + token_mm, token_mm)
     voxels = np.zeros(grid.shape_zyx, np.float32)
-    voxels[tuple(np.rint(grid.mm_to_index(positions_mm)).astype(int).T)] = weights
+    # Seen through a rotation, two tokens may share a voxel.
+    np.add.at(voxels, tuple(np.rint(grid.mm_to_index(positions_mm)).astype(int).T), weights)
     return Volume(voxels, grid)
 
 
@@ -147,7 +148,7 @@ def draw_attention(
     Raises:
         UsageError: a lesion that is not in the file, or out of the follow-up's view.
     """
-    from tlt.io.attention_pictures import draw_maps
+    from tlt.attention_pictures import draw_maps
     from tlt.io.files import atomic_write
     from tlt.io.images import load_volume
     from tlt.io.lesions import read_lesions

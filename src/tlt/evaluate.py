@@ -13,12 +13,12 @@ import numpy as np
 from tlt.data.dls import DLSPair, dls_row, read_dls
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
 from tlt.data.marked import dls_groups, dls_study, folder_study, has_pairs, pair_folders
-from tlt.errors import InputError, TltError, UsageError
+from tlt.errors import InputError, ModelError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.lesion import Lesion, Match
 from tlt.metrics import LesionRow
 from tlt.registration.result import Registration
-from tlt.track import Tracker, register_pair
+from tlt.track import PairResult, Tracker, register_pair
 from tlt.volume import Volume
 
 
@@ -72,7 +72,10 @@ def check_data(data: Path, images: Path | None, simulate: bool) -> None:
     """Raises what `evaluate_data` would at once, for a command that has hours of work before it."""
     if not data.exists():
         raise InputError(f"{data}: no such file or folder; check the path")
-    if data.is_file() and images is None:
+    if images is not None:
+        dls_groups(read_dls(data), images)
+        return
+    if data.is_file():
         raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
     if data.is_dir() and simulate and not has_pairs(data):
         ct_files(data)
@@ -135,7 +138,7 @@ def evaluate(
         except TltError as error:
             registration, line = None, f"{case.name}: {error}"
         for tracker in trackers:
-            found = track_study(tracker, case, registration)
+            found = track_study(tracker, case, registration, report)
             outcomes[tracker.name] += [
                 outcome
                 for outcome, truth in zip(found, study.truth, strict=True)
@@ -150,19 +153,41 @@ def evaluate(
     return outcomes
 
 
-def track_study(tracker: Tracker, case: Case, registration: Registration | None) -> list[Outcome]:
-    """One outcome for each lesion of a study, in their order; misses without a registration."""
+def track_study(
+    tracker: Tracker, case: Case, registration: Registration | None, report: Report | None = None
+) -> list[Outcome]:
+    """One outcome for each lesion of a study, in their order; misses where tracking fails."""
     study = case.study
-    if registration is None:
+    result = _result(tracker, study, registration, report)
+    if registration is None or result is None:
         return [Outcome(_row(case, truth, None, math.nan), None) for truth in study.truth]
-    result = tracker.track_pair(
-        study.baseline, study.followup, study.lesions, registration=registration
-    )
     seconds = (result.seconds + registration.seconds) / len(study.lesions)
     return [
         Outcome(_row(case, truth, match, seconds), features)
         for truth, match, features in zip(study.truth, result.matches, result.features, strict=True)
     ]
+
+
+def _result(
+    tracker: Tracker, study: Study, registration: Registration | None, report: Report | None
+) -> PairResult | None:
+    """What a tracker says of a study; None, and a line in the report, when it fails on it.
+
+    Raises:
+        ModelError: the tracker cannot be used at all.
+    """
+    if registration is None:
+        return None
+    try:
+        return tracker.track_pair(
+            study.baseline, study.followup, study.lesions, registration=registration
+        )
+    except ModelError:
+        raise
+    except TltError as error:
+        if report is not None:
+            report(f"{tracker.name}: {error}")
+        return None
 
 
 def _row(case: Case, truth: Truth, match: Match | None, seconds: float) -> LesionRow:
@@ -196,7 +221,8 @@ def folder_cases(folder: Path) -> Iterator[Case]:
         study = folder_study(place)
         if study.truth:
             found = True
-            yield Case(place.name, place.name.split("--")[0], study)
+            name = place.resolve().name
+            yield Case(name, name.split("--")[0], study)
     if not found:
         raise InputError(f"{folder}: no lesion of lesions.csv stands in truth.csv; compare the ids")
 
@@ -220,12 +246,15 @@ def evaluate_dls(
     for group in dls_groups(pairs, images):
         source, target = group[0].source.volume, group[0].target.volume
         try:
-            found = _track_dls(trackers, group, images)
+            study = dls_study(group, images)
+            registration = register_pair(study.baseline, study.followup)
         except TltError as error:
             missed = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
             found = [missed for _ in trackers]
             if report is not None:
                 report(f"{source} -> {target}: {error}")
+        else:
+            found = [_track_dls(t, group, study, registration, report) for t in trackers]
         for tracker, part in zip(trackers, found, strict=True):
             done = outcomes[tracker.name]
             done |= {pair.name: o for pair, o in zip(group, part, strict=True)}
@@ -239,20 +268,19 @@ def evaluate_dls(
 
 
 def _track_dls(
-    trackers: Sequence[Tracker], group: Sequence[DLSPair], images: Path
-) -> list[list[Outcome]]:
-    """The lesions of one pair of sub-volumes, tracked together: a list a tracker."""
-    study = dls_study(group, images)
-    registration = register_pair(study.baseline, study.followup)
-    found = []
-    for tracker in trackers:
-        result = tracker.track_pair(
-            study.baseline, study.followup, study.lesions, registration=registration
-        )
-        seconds = (registration.seconds + result.seconds) / len(group)
-        rows = zip(group, result.matches, result.features, strict=True)
-        found.append([Outcome(_dls_row(pair, match, seconds), f) for pair, match, f in rows])
-    return found
+    tracker: Tracker,
+    group: Sequence[DLSPair],
+    study: Study,
+    registration: Registration,
+    report: Report | None,
+) -> list[Outcome]:
+    """The lesions of one pair of sub-volumes, tracked together."""
+    result = _result(tracker, study, registration, report)
+    if result is None:
+        return [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+    seconds = (registration.seconds + result.seconds) / len(group)
+    rows = zip(group, result.matches, result.features, strict=True)
+    return [Outcome(_dls_row(pair, match, seconds), f) for pair, match, f in rows]
 
 
 def _dls_row(pair: DLSPair, match: Match, seconds: float) -> LesionRow:

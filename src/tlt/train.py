@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader
 
 from tlt.data.pairs import TrainingPair
-from tlt.errors import InputError, ModelError, UsageError
+from tlt.errors import InputError, ModelError, TltError, UsageError
 from tlt.model import losses
 from tlt.model.network import TLT
 from tlt.model.weights import load_weights, save_weights
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SMOOTHING = 0.98  # of the logged terms
+WAITING = timedelta(hours=3)  # of one process for another
 
 
 def train(
@@ -46,15 +50,25 @@ def train(
 
     Raises:
         InputError: no data, or a loss that is no longer finite (the last checkpoint is kept).
-        UsageError: the output holds another run, which would be lost.
+        UsageError: the output holds another run, which would be lost, or is in use.
         ModelError: accelerate is missing, or the weights to start from do not fit.
     """
-    checkpoint, weights = config.output / "checkpoint.pt", config.output / "weights.safetensors"
-    if checkpoint.exists() and not resume:
+    if (config.output / "checkpoint.pt").exists() and not resume:
         raise UsageError(
             f"{config.output}: holds a run; go on with --resume, or choose another output"
         )
     accelerator = make_accelerator(config.accumulate)
+    with the_only_run(config.output) if accelerator.is_main_process else nullcontext():
+        return _train(config, accelerator, report)
+
+
+def _train(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    report: Callable[[dict[str, float]], None] | None,
+) -> Path:
+    """The loop of `train`, from the checkpoint where there is one."""
+    checkpoint, weights = config.output / "checkpoint.pt", config.output / "weights.safetensors"
     torch.manual_seed(config.seed)
     dataset = TrainingPairs(config, accelerator.num_processes)
     checks = validation_set(config) if accelerator.is_main_process else []
@@ -69,48 +83,66 @@ def train(
     state = RunState(network, average, optimizer)
     if checkpoint.exists():
         state.load(checkpoint, accelerator.process_index)
+    else:
+        torch.manual_seed(config.seed + accelerator.process_index)  # each its own dropout
     objective, prepared = accelerator.prepare(objective, optimizer)
-    log = None
-    if accelerator.is_main_process:
-        config.output.mkdir(parents=True, exist_ok=True)
-        log = RunLog(config.output, state.step)
-    stream, begun = pairs_of(dataset, config, state.step, accelerator), time.monotonic()
-    begun -= state.seconds
-    for step in range(state.step, config.steps):
-        network.train()
-        if step >= config.freeze_norm_at * config.steps:
-            freeze_batch_norms(network)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step, config)
-        norm = accumulate_gradients(accelerator, objective, stream, config, state.running)
-        if not math.isfinite(norm):
-            raise InputError(
-                f"the loss is not finite at step {step}; {checkpoint} holds the last good state: "
-                "lower learning_rate and go on with --resume"
-            )
-        prepared.step()
-        prepared.zero_grad(set_to_none=True)
-        update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
-        state.step, state.seconds = step + 1, time.monotonic() - begun
-        last = state.step == config.steps
-        if state.step % config.checkpoint_every == 0 or last:
-            row = {"step": state.step, "seconds": state.seconds, **state.running}
-            if checks and (state.step % config.validate_every == 0 or last):
-                row |= validate(average, checks, config.bf16)
-            everywhere = gather_random_states()
-            if log is not None:
-                log.write(row)
-                # In this order: whatever is cut off after the checkpoint is made again from it.
-                if row.get("val_mm", math.inf) < state.best_mm or not checks:
-                    state.best_mm = row.get("val_mm", math.inf)
-                    save_weights(average, weights, {"steps": state.step})
-                state.save(checkpoint, everywhere)
-                if report is not None:
-                    report(row)
-    if log is not None:
-        log.close()
+    log = RunLog(config.output, state.step) if accelerator.is_main_process else None
+    stream = pairs_of(dataset, config, state.step, accelerator)
+    begun = time.monotonic() - state.seconds
+    with closing(log) if log is not None else nullcontext():
+        for step in range(state.step, config.steps):
+            network.train()
+            if step >= config.freeze_norm_at * config.steps:
+                freeze_batch_norms(network)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * schedule(step, config)
+            norm = accumulate_gradients(accelerator, objective, stream, config, state.running)
+            if not math.isfinite(norm):
+                kept = f"{checkpoint} holds the last good state: " if checkpoint.exists() else ""
+                raise InputError(
+                    f"loss or gradient is not finite at step {step}; {kept}"
+                    "lower learning_rate and go on with --resume"
+                )
+            prepared.step()
+            prepared.zero_grad(set_to_none=True)
+            update_average(average, network, min(config.ema, (1 + step) / (10 + step)))
+            state.step, state.seconds = step + 1, time.monotonic() - begun
+            last = state.step == config.steps
+            if state.step % config.checkpoint_every == 0 or last:
+                row = {"step": state.step, "seconds": state.seconds, **state.running}
+                if checks and (state.step % config.validate_every == 0 or last):
+                    row |= validate(average, checks, config.bf16)
+                everywhere = gather_random_states()
+                if log is not None:
+                    log.write(row)
+                    # In this order: whatever is cut off after the checkpoint is made again from it.
+                    if row.get("val_mm", math.inf) < state.best_mm or not checks:
+                        state.best_mm = row.get("val_mm", math.inf)
+                        save_weights(average, weights, {"steps": state.step})
+                    state.save(checkpoint, everywhere)
+                    if report is not None:
+                        report(row)
     accelerator.wait_for_everyone()
     return weights
+
+
+@contextmanager
+def the_only_run(folder: Path) -> Iterator[None]:
+    """Keep a folder to this run.
+
+    Raises:
+        UsageError: another process trains into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"{folder}: another run trains into it; choose another output") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def make_accelerator(accumulate: int) -> Accelerator:
@@ -121,7 +153,7 @@ def make_accelerator(accumulate: int) -> Accelerator:
     """
     try:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError as error:
         raise ModelError(
             "training needs the package accelerate: pip install 'transformer-lesion-tracker[train]'"
@@ -130,7 +162,10 @@ def make_accelerator(accumulate: int) -> Accelerator:
         cpu=not torch.cuda.is_available(),
         gradient_accumulation_steps=accumulate,
         # A preset may have parameters that one pair's loss does not reach.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=WAITING),  # while the main process validates
+        ],
     )
 
 
@@ -147,8 +182,11 @@ def pairs_of(
         prefetch_factor=4 if config.workers else None,
         generator=torch.Generator(),  # or it would draw from the one that dropout draws from
     )
-    for pair in loader:
-        yield pair.to(accelerator.device)
+    try:
+        for pair in loader:
+            yield pair.to(accelerator.device)
+    except TltError as error:  # a worker's comes with its traceback in the message
+        raise type(error)(str(error).rsplit("Error: ", 1)[-1].strip()) from error
 
 
 def accumulate_gradients(

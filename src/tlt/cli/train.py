@@ -1,4 +1,4 @@
-"""``tlt train``: train a network on simulated pairs."""
+"""``tlt train``: train a network on simulated or marked pairs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     settings = read_config(config)
-    begun, first = time.monotonic(), 0
+    begun = time.monotonic()
+    first: int | None = None  # step at which this piece of the run began
 
     def report(row: dict[str, float]) -> None:
         nonlocal first
         if quiet:
             return
         step = int(row["step"])
-        first = first or step - settings.checkpoint_every
+        if first is None:
+            first = (step - 1) // settings.checkpoint_every * settings.checkpoint_every
         each = (time.monotonic() - begun) / max(1, step - first)
         left = each * (settings.steps - step) / 60
         terms = ", ".join(f"{k} {v:.2f}" for k, v in row.items() if k not in ("step", "seconds"))

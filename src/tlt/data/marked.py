@@ -123,7 +123,8 @@ def cut_marked_pair(
         template = Grid.around(prior[one] + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
         shift = rng.uniform(-1, 1, 3) * config.search_shift_mm
         search = Grid.around(template.center_mm + shift, shape, config.spacing_mm)
-        seen = np.flatnonzero(_shown(template, prior) & _shown(search, truth))
+        shown = _shown(template, prior) & _shown(search, truth)
+        seen = np.flatnonzero(shown & study.followup.grid.contains(prior))
         if len(seen) == 0:
             continue
         queries = np.resize(seen, config.queries)

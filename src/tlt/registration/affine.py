@@ -49,6 +49,7 @@ WIDE_SCHEDULE = (
     (0, 12, 3, 4.0, 10_000),
     (0, 10, 1, 0.0, 20_000),
 )
+ENOUGH_OVERLAP = 0.5  # below it a result counts less against others
 CUT_SHARE = 0.05  # of the faces left, right, front and back covered by the body; see `cut_share`
 
 
@@ -92,7 +93,9 @@ def _second_opinion(
 
     def merit(one: Registration) -> tuple[bool, bool, bool, bool, float]:
         plausible = is_plausible(one.baseline_to_followup.matrix)
-        return one.ok, one.same_region, plausible, one.method != "none", one.similarity
+        # A corner that both fill with the same tissue is as similar as can be, and says nothing.
+        similarity = one.similarity * min(1.0, one.overlap / ENOUGH_OVERLAP)
+        return one.ok, one.same_region, plausible, one.method != "none", similarity
 
     return max(judged, key=merit)
 
@@ -165,7 +168,9 @@ def _distinct(
     mapped = design_matrix(corners, center_mm) @ theta.mT  # (K, 8, 3)
     chosen: list[int] = []
     for i in torch.argsort(score, stable=True).tolist():
+        if len(chosen) == keep:
+            break
         distances = [(mapped[i] - mapped[j]).norm(dim=-1).mean() for j in chosen]
-        if all(d > apart_mm for d in distances) and len(chosen) < keep:
+        if all(d > apart_mm for d in distances):
             chosen.append(i)
     return chosen

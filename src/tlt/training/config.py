@@ -93,15 +93,20 @@ class TrainConfig(BaseModel):
     ema: float = Field(0.998, ge=0, lt=1)
     loss: LossWeights = LossWeights()
     workers: int = Field(1, ge=0)
-    validation_pairs: int = 24
+    validation_pairs: int = Field(24, ge=1)
     checkpoint_every: int = Field(100, ge=1)
     validate_every: int = Field(500, ge=1)
     bf16: bool = True
 
     @model_validator(mode="after")
-    def _has_data(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.data is None and self.marked is None:
             raise ValueError("neither data (CTs to simulate from) nor marked (pairs) is given")
+        if self.validate_every % self.checkpoint_every:
+            raise ValueError(
+                f"validate_every ({self.validate_every}) is no multiple of checkpoint_every "
+                f"({self.checkpoint_every})"
+            )
         return self
 
     @property
@@ -142,8 +147,8 @@ def read_config(path: Path) -> TrainConfig:
         InputError: unreadable; UsageError: a key or value that cannot be.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
             f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})"
         ) from error
@@ -160,4 +165,6 @@ def read_config(path: Path) -> TrainConfig:
 def _first(error: ValidationError) -> str:
     """The first thing wrong, in one line."""
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -27,15 +27,15 @@ from tlt.training.config import Marked, TrainConfig
 
 log = logging.getLogger(__name__)
 
-KEPT = 16  # CTs, or pairs of CTs, that a process keeps in memory
-CHECKED = 32  # CTs that are tried before training starts
+KEPT_PAIRS = 4  # pairs of CTs that a process keeps in memory
+CHECKED = 32  # CTs that are tried before training starts, and then kept
 TRIES = 20  # pairs that may fail in a row
 
 
 Kept = TypeVar("Kept")
 
 
-def _kept(store: dict[int, Kept], key: int, make: Callable[[], Kept], limit: int = KEPT) -> Kept:
+def _kept(store: dict[int, Kept], key: int, make: Callable[[], Kept], limit: int) -> Kept:
     """``store[key]``, made if it is not there; the oldest goes when there are too many."""
     if key not in store:
         if len(store) >= limit:
@@ -55,7 +55,7 @@ class Anatomies:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Anatomy:
-        return _kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])))
+        return _kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])), CHECKED)
 
 
 class MarkedStudies:
@@ -80,9 +80,9 @@ class MarkedStudies:
         """Pair number ``index``."""
         place, images = self._places[index], self.source.images
         if isinstance(place, Path):
-            return _kept(self._studies, index, lambda: folder_study(place))
+            return _kept(self._studies, index, lambda: folder_study(place), KEPT_PAIRS)
         assert images is not None  # a list of DLS has them
-        return _kept(self._studies, index, lambda: dls_study(place, images))
+        return _kept(self._studies, index, lambda: dls_study(place, images), KEPT_PAIRS)
 
     def registration(self, index: int) -> Registration:
         """The affine prior of pair number ``index``."""
@@ -148,13 +148,18 @@ class TrainingPairs(Dataset):
             return self.marked.draw(rng, self.cut)
         assert self.anatomies is not None  # the configuration has one of the two
         anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
-        try:
-            return draw_training_pair(rng, anatomy, self.cut, easing)
-        except InputError as error:
-            if len(self.anatomies) <= CHECKED:
-                raise
-            log.info("left out: %s", error)
-            return None
+        return _simulated(rng, anatomy, self.cut, easing)
+
+
+def _simulated(
+    rng: np.random.Generator, anatomy: Anatomy, cut: PairConfig, easing: float = 1.0
+) -> TrainingPair | None:
+    """A simulated pair; None, and a line in the log, when chance left nothing to learn from."""
+    try:
+        return draw_training_pair(rng, anatomy, cut, easing)
+    except (InputError, ArithmeticError) as error:
+        log.info("left out: %s", error)
+        return None
 
 
 def validation_set(config: TrainConfig) -> list[TrainingPair]:
@@ -169,7 +174,6 @@ def validation_set(config: TrainConfig) -> list[TrainingPair]:
             "data": config.validation,
             "marked": config.validation_marked,
             "seed": 10**6,
-            "ease_from": 1.0,
         }
     )
     drawn = _drawn(other) if asked else []
@@ -188,10 +192,7 @@ def _drawn(config: TrainConfig) -> list[TrainingPair]:
         if marked is not None and (anatomies is None or index % 2):
             pair = marked.draw(rng, config.cut)
         elif anatomies is not None:
-            try:
-                pair = draw_training_pair(rng, anatomies[index % len(anatomies)], config.cut)
-            except InputError as error:
-                log.info("validation: %s", error)
+            pair = _simulated(rng, anatomies[index % len(anatomies)], config.cut)
         if pair is not None:
             drawn.append(pair)
     return drawn

@@ -63,25 +63,25 @@ class RunState:
             for name in ("step", "seconds", "running", "best_mm"):
                 setattr(self, name, state[name])
             random = state["random"]
-            set_random_state(random[process % len(random)])
         except Exception as error:  # torch raises whatever the bytes make it
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{path}: no checkpoint of this network ({str(error).splitlines()[0]}); "
-                "train into another output"
+                f"{path}: no checkpoint of this network ({reason}); train into another output"
             ) from error
+        set_random_state(random[process % len(random)])
 
 
 def random_state() -> dict[str, Any]:
     """The state of torch's generators in this process (dropout draws from them)."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Go on with the generators where `random_state` was taken."""
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 @torch.no_grad()
