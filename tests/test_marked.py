@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_evaluate import LESIONS, SHIFT_MM, convert, deeplesion, written_pair
-from test_train import SMALL_PAIRS, TINY_NETWORK
+from test_train import tiny_config
 
 from tlt.data.followup import Study
 from tlt.data.marked import cut_marked_pair, folder_study
@@ -82,18 +82,7 @@ def test_the_template_loses_what_the_followup_does_not_show(study: Study) -> Non
 
 
 def mixed(tmp_path: Path, **values) -> TrainConfig:
-    return TrainConfig(
-        network=TINY_NETWORK,
-        pairs=SMALL_PAIRS,  # type: ignore[arg-type]
-        output=tmp_path / "run",
-        steps=2,
-        workers=0,
-        validation_pairs=2,
-        checkpoint_every=1,
-        warmup=1,
-        bf16=False,
-        **values,
-    )
+    return tiny_config(tmp_path / "run", steps=2, **values)
 
 
 def test_dls_trains_from_the_published_list(tmp_path: Path) -> None:

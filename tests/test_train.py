@@ -37,22 +37,26 @@ SMALL_PAIRS = {
 }
 
 
-@pytest.fixture
-def config(ct_folder: Path, tmp_path: Path) -> TrainConfig:
-    """Three steps of a tiny network on tiny crops."""
+def tiny_config(output: Path, **values) -> TrainConfig:
+    """A tiny network on tiny crops, a checkpoint a step."""
     return TrainConfig(
         network=TINY_NETWORK,
         pairs=SMALL_PAIRS,  # type: ignore[arg-type]
-        data=ct_folder,
-        validation=ct_folder,
-        output=tmp_path / "run",
-        steps=3,
+        output=output,
         workers=0,
         validation_pairs=2,
         checkpoint_every=1,
-        validate_every=3,
         warmup=1,
         bf16=False,
+        **values,
+    )
+
+
+@pytest.fixture
+def config(ct_folder: Path, tmp_path: Path) -> TrainConfig:
+    """Three steps of it."""
+    return tiny_config(
+        tmp_path / "run", data=ct_folder, validation=ct_folder, steps=3, validate_every=3
     )
 
 

@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,16 +17,15 @@ from typing import Any
 
 from tlt.data.marked import has_pairs
 from tlt.errors import InputError, TltError, UsageError
-from tlt.evaluate import Outcome, check_data, evaluate_data
+from tlt.evaluate import Outcome, Report, check_data, evaluate_data
 from tlt.experiments import UNCALIBRATED
 from tlt.io.files import atomic_write
 from tlt.model.presets import ModelConfig
 from tlt.rows import write_rows
 from tlt.track import Tracker, make_system
-from tlt.train import train
+from tlt.train import check_resumable, train
 from tlt.training.config import TrainConfig
 
-Report = Callable[[str], None]
 THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 MODULES = {"sss": "SSS", "raam": "RAAM", "global_regression": "global regression"}
 SHORT = {"sss": "sss", "raam": "raam", "global_regression": "global"}
@@ -173,7 +172,7 @@ def train_variants(
         if is_finished(wanted):
             say(f"{variant.name}: trained already")
         else:
-            check_resumable(wanted, resume)
+            check_resumable(wanted.output, resume)
             todo[variant.name] = wanted
     failures: dict[str, TltError] = {}
     for name, error in _trained(todo, resume, jobs, say):
@@ -257,15 +256,6 @@ def is_finished(config: TrainConfig) -> bool:
             f"{wanted.get(odd[0])}; choose another --output"
         )
     return all((config.output / name).exists() for name in ("finished.json", "weights.safetensors"))
-
-
-def check_resumable(config: TrainConfig, resume: bool) -> None:
-    """Raises UsageError where a training was interrupted and is not to go on."""
-    if (config.output / "checkpoint.pt").exists() and not resume:
-        raise UsageError(
-            f"{config.output}: holds an interrupted training; go on with --resume, or choose "
-            "another --output"
-        )
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

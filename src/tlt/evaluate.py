@@ -60,25 +60,30 @@ def evaluate_data(
     Raises:
         InputError: nothing usable is there; UsageError: a list of DLS without ``images``.
     """
-    check_data(data, images, simulated is not None)
+    listed = check_data(data, images, simulated is not None)
     if images is not None:
-        return evaluate_dls(trackers, read_dls(data), images, report, save)
+        return evaluate_dls(trackers, listed, images, report, save)
     if simulated is None or has_pairs(data):
         return evaluate(trackers, folder_cases(data), report, save)
     return evaluate(trackers, simulated_cases(data, *simulated), report, save)
 
 
-def check_data(data: Path, images: Path | None, simulate: bool) -> None:
-    """Raises what `evaluate_data` would at once, for a command that has hours of work before it."""
+def check_data(data: Path, images: Path | None, simulate: bool) -> list[DLSPair]:
+    """The pairs of ``data`` where it is a list of DLS, none otherwise.
+
+    Raises what `evaluate_data` would at once, for a command that has hours of work before it.
+    """
     if not data.exists():
         raise InputError(f"{data}: no such file or folder; check the path")
     if images is not None:
-        dls_groups(read_dls(data), images)
-        return
+        listed = read_dls(data)
+        dls_groups(listed, images)
+        return listed
     if data.is_file():
         raise UsageError("--images FOLDER: a list of DLS needs the folder of its sub-volumes")
     if data.is_dir() and simulate and not has_pairs(data):
         ct_files(data)
+    return []
 
 
 def simulated_cases(
@@ -249,8 +254,7 @@ def evaluate_dls(
             study = dls_study(group, images)
             registration = register_pair(study.baseline, study.followup)
         except TltError as error:
-            missed = [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
-            found = [missed for _ in trackers]
+            found = [_missed(group) for _ in trackers]
             if report is not None:
                 report(f"{source} -> {target}: {error}")
         else:
@@ -277,10 +281,14 @@ def _track_dls(
     """The lesions of one pair of sub-volumes, tracked together."""
     result = _result(tracker, study, registration, report)
     if result is None:
-        return [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
+        return _missed(group)
     seconds = (registration.seconds + result.seconds) / len(group)
     rows = zip(group, result.matches, result.features, strict=True)
     return [Outcome(_dls_row(pair, match, seconds), f) for pair, match, f in rows]
+
+
+def _missed(group: Sequence[DLSPair]) -> list[Outcome]:
+    return [Outcome(dls_row(pair, None, 0.0, math.nan, None), None) for pair in group]
 
 
 def _dls_row(pair: DLSPair, match: Match, seconds: float) -> LesionRow:

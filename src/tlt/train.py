@@ -53,10 +53,7 @@ def train(
         UsageError: the output holds another run, which would be lost, or is in use.
         ModelError: accelerate is missing, or the weights to start from do not fit.
     """
-    if (config.output / "checkpoint.pt").exists() and not resume:
-        raise UsageError(
-            f"{config.output}: holds a run; go on with --resume, or choose another output"
-        )
+    check_resumable(config.output, resume)
     accelerator = make_accelerator(config.accumulate)
     with the_only_run(config.output) if accelerator.is_main_process else nullcontext():
         return _train(config, accelerator, report)
@@ -124,6 +121,12 @@ def _train(
                         report(row)
     accelerator.wait_for_everyone()
     return weights
+
+
+def check_resumable(folder: Path, resume: bool) -> None:
+    """Raises UsageError where a folder holds a run that is not to go on."""
+    if (folder / "checkpoint.pt").exists() and not resume:
+        raise UsageError(f"{folder}: holds a run; go on with --resume, or choose another output")
 
 
 @contextmanager

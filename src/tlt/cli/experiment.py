@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -88,51 +89,6 @@ def calibrate(
 
 
 @app.command()
-def ablation(
-    config: Config,
-    data: AnyData,
-    output: Output,
-    images: Images = None,
-    pairs: Pairs = 12,
-    seed: Seed = 2022,
-    resume: Resume = False,
-    jobs: Jobs = 1,
-) -> None:
-    """Table 2: none, SSS, SSS + RAAM, all; trained alike, on the same pairs."""
-    _variants("ablation", config, data, output, images, pairs, seed, resume, jobs)
-
-
-@app.command()
-def threshold(
-    config: Config,
-    data: AnyData,
-    output: Output,
-    images: Images = None,
-    pairs: Pairs = 12,
-    seed: Seed = 2022,
-    resume: Resume = False,
-    jobs: Jobs = 1,
-) -> None:
-    """Table 2: the threshold Tr of sparse selection, 0.9 to 0.4."""
-    _variants("threshold", config, data, output, images, pairs, seed, resume, jobs)
-
-
-@app.command("leave-one-out")
-def leave_one_out(
-    config: Config,
-    data: AnyData,
-    output: Output,
-    images: Images = None,
-    pairs: Pairs = 12,
-    seed: Seed = 2022,
-    resume: Resume = False,
-    jobs: Jobs = 1,
-) -> None:
-    """Table S1: without SSS, without RAAM, without global regression, all."""
-    _variants("leave-one-out", config, data, output, images, pairs, seed, resume, jobs)
-
-
-@app.command()
 def attention(
     baseline: Annotated[Path, typer.Option(metavar="PATH", help="CT with the lesions.")],
     lesions: Annotated[Path, typer.Option(metavar="FILE", help="The lesions in it.")],
@@ -150,27 +106,38 @@ def attention(
         print(path)
 
 
-def _variants(
-    experiment: str,
-    config: Path,
-    data: Path,
-    output: Path,
-    images: Path | None,
-    pairs: int,
-    seed: int,
-    resume: bool,
-    jobs: int,
-) -> None:
-    """Run one of `tlt.ablation.EXPERIMENTS` and print its table."""
-    from tlt.ablation import run_experiment
-    from tlt.training.config import read_config
+def _variants_command(experiment: str) -> Callable[..., None]:
+    """The command that runs one of `tlt.ablation.EXPERIMENTS` and prints its table."""
 
-    settings = read_config(config)
-    print(
-        run_experiment(
-            experiment, settings, data, output, images, pairs, seed, resume, jobs, report=_say
+    def command(
+        config: Config,
+        data: AnyData,
+        output: Output,
+        images: Images = None,
+        pairs: Pairs = 12,
+        seed: Seed = 2022,
+        resume: Resume = False,
+        jobs: Jobs = 1,
+    ) -> None:
+        from tlt.ablation import run_experiment
+        from tlt.training.config import read_config
+
+        settings = read_config(config)
+        print(
+            run_experiment(
+                experiment, settings, data, output, images, pairs, seed, resume, jobs, report=_say
+            )
         )
-    )
+
+    return command
+
+
+for _name, _help in {
+    "ablation": "Table 2: none, SSS, SSS + RAAM, all; trained alike, on the same pairs.",
+    "threshold": "Table 2: the threshold Tr of sparse selection, 0.9 to 0.4.",
+    "leave-one-out": "Table S1: without SSS, without RAAM, without global regression, all.",
+}.items():
+    app.command(_name, help=_help)(_variants_command(_name))
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from tlt.data.dls import DLSPair
 from tlt.data.followup import Study, Truth
-from tlt.data.pairs import PairConfig, TrainingPair, registration_error
+from tlt.data.pairs import PairConfig, TrainingPair, as_tensor, draw_grids, registration_error
 from tlt.errors import InputError
 from tlt.geometry import Grid, Points
 from tlt.io.images import load_volume
@@ -119,10 +119,7 @@ def cut_marked_pair(
         about = registration.baseline_to_followup(centers[one])
         move = registration_error(rng, about).after(registration.baseline_to_followup)
         prior = move(centers)
-        shape = config.crops_zyx[rng.integers(len(config.crops_zyx))]
-        template = Grid.around(prior[one] + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
-        shift = rng.uniform(-1, 1, 3) * config.search_shift_mm
-        search = Grid.around(template.center_mm + shift, shape, config.spacing_mm)
+        template, search = draw_grids(rng, prior[one], config)
         shown = _shown(template, prior) & _shown(search, truth)
         seen = np.flatnonzero(shown & study.followup.grid.contains(prior))
         if len(seen) == 0:
@@ -136,13 +133,13 @@ def cut_marked_pair(
         return TrainingPair(
             template=torch.from_numpy(earlier.astype(np.float32))[None],
             search=torch.from_numpy(later.astype(np.float32))[None],
-            template_origin_mm=_tensor(template.origin_mm),
-            search_origin_mm=_tensor(search.origin_mm),
-            centers_mm=_tensor(prior[queries]),
-            truth_mm=_tensor(truth[queries]),
-            radius_mm=_tensor(radius[queries]),
-            anchors_mm=_tensor(prior[queries]),
-            anchors_truth_mm=_tensor(truth[queries]),
+            template_origin_mm=as_tensor(template.origin_mm),
+            search_origin_mm=as_tensor(search.origin_mm),
+            centers_mm=as_tensor(prior[queries]),
+            truth_mm=as_tensor(truth[queries]),
+            radius_mm=as_tensor(radius[queries]),
+            anchors_mm=as_tensor(prior[queries]),
+            anchors_truth_mm=as_tensor(truth[queries]),
         )
     return None
 
@@ -151,7 +148,3 @@ def _shown(grid: Grid, points_mm: Points) -> np.ndarray:
     """Whether points (N, 3) lie in a crop, two voxels from its border."""
     index = grid.mm_to_index(points_mm)
     return np.all((index >= 2) & (index <= np.array(grid.shape_zyx) - 3), axis=1)
-
-
-def _tensor(values) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(values, np.float32))

@@ -123,11 +123,15 @@ def _draw_crops(
 ) -> _Crops:
     middle = anatomy.body_mm[rng.integers(len(anatomy.body_mm))]
     prior = draw_prior(rng, anatomy, motion, middle)
+    return _Crops(prior, *draw_grids(rng, prior(middle), config))
+
+
+def draw_grids(rng: np.random.Generator, prior_mm: Points, config: PairConfig) -> tuple[Grid, Grid]:
+    """The grids of template and search crop about a prior (3,): they say nothing of the truth."""
     shape = config.crops_zyx[rng.integers(len(config.crops_zyx))]
-    template = Grid.around(prior(middle) + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
+    template = Grid.around(prior_mm + rng.uniform(-8, 8, 3), shape, config.spacing_mm)
     shift = rng.uniform(-1, 1, 3) * config.search_shift_mm
-    search = Grid.around(template.center_mm + shift, shape, config.spacing_mm)
-    return _Crops(prior, template, search)
+    return template, Grid.around(template.center_mm + shift, shape, config.spacing_mm)
 
 
 def draw_prior(
@@ -205,13 +209,13 @@ def _draw_from(
     return TrainingPair(
         template=torch.from_numpy(template)[None],
         search=torch.from_numpy(search)[None],
-        template_origin_mm=_tensor(cut.template.origin_mm),
-        search_origin_mm=_tensor(cut.search.origin_mm),
-        centers_mm=_tensor(prior[queries]),
-        truth_mm=_tensor(truth[queries]),
-        radius_mm=_tensor(radii[queries]),
-        anchors_mm=_tensor(prior[anchors]),
-        anchors_truth_mm=_tensor(truth[anchors]),
+        template_origin_mm=as_tensor(cut.template.origin_mm),
+        search_origin_mm=as_tensor(cut.search.origin_mm),
+        centers_mm=as_tensor(prior[queries]),
+        truth_mm=as_tensor(truth[queries]),
+        radius_mm=as_tensor(radii[queries]),
+        anchors_mm=as_tensor(prior[anchors]),
+        anchors_truth_mm=as_tensor(truth[anchors]),
     )
 
 
@@ -300,5 +304,6 @@ def _as_points(points_mm: Points) -> Tensor:
     return torch.from_numpy(np.asarray(points_mm, np.float32))[:, None, None]
 
 
-def _tensor(values) -> Tensor:
+def as_tensor(values) -> Tensor:
+    """Values as a float32 tensor."""
     return torch.from_numpy(np.asarray(values, np.float32))

@@ -79,7 +79,8 @@ def _second_opinion(
 
     Where all are absurd, the bodies' centres are aligned.
     """
-    shift = moving[1].points_mm(moving[1].body).mean(0) - fixed[1].points_mm(fixed[1].body).mean(0)
+    center = fixed[1].points_mm(fixed[1].body).mean(0)
+    shift = moving[1].points_mm(moving[1].body).mean(0) - center
     others = [
         ("l1-gauss-newton", register_l1(fixed, moving, PRONE)),
         ("mattes-mi", register_mattes(fixed[0], moving[0])),
@@ -87,7 +88,6 @@ def _second_opinion(
     ]
     if max(cut_share(fixed[1]), cut_share(moving[1])) > CUT_SHARE:
         wide = register_l1(fixed, moving, aside_mm=ASIDE_MM)
-        center = fixed[1].points_mm(fixed[1].body).mean(0)
         others += [("l1-gauss-newton", wide), ("l1-gauss-newton", made_plausible(wide, center))]
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 from tlt.errors import ModelError, TltError
 from tlt.geometry import Grid, Points
 from tlt.systems.base import AlignedPair, Location, Progress
-from tlt.systems.patch import HIGH_HU, LOW_HU, correlate
+from tlt.systems.patch import HIGH_HU, LOW_HU, correlate, tones
 from tlt.volume import AIR_HU, Volume, to_sitk
 
 # Chosen on simulated pairs of the training CTs (docs/decisions/0009): weighted NCC, radius in
@@ -184,8 +184,8 @@ def evidence(pair: AlignedPair, warp: Warp, prior_mm: Points) -> dict[str, float
     """
     points = prior_mm + _offsets_mm(pair.template.grid.spacing_mm[0])
     shift = warp.at(points)
-    template = _tones(pair.template.sample(points, np.nan))
-    before, after = (_tones(pair.search.sample(p, np.nan)) for p in (points, points + shift))
+    template = tones(pair.template.sample(points, np.nan))
+    before, after = (tones(pair.search.sample(p, np.nan)) for p in (points, points + shift))
     weight = torch.from_numpy(_gaussian(points - prior_mm))
     fit = _correlation(template, after, weight)
     own = (weight / weight.sum()).numpy()[..., None]
@@ -213,12 +213,6 @@ def _gaussian(offsets_mm: NDArray[np.float64]) -> NDArray[np.float32]:
 def _correlation(template: torch.Tensor, search: torch.Tensor, weight: torch.Tensor) -> float:
     """Weighted NCC of two cubes at the one place where they lie on each other."""
     return float(correlate(template, search, weight).item())
-
-
-def _tones(hu: NDArray) -> torch.Tensor:
-    """Intensities in [0, 1], NaN kept."""
-    part = (np.clip(hu, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU)
-    return torch.from_numpy(part.astype(np.float32))
 
 
 def _clipped(volume: Volume) -> NDArray[np.float32]:

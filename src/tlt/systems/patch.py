@@ -166,8 +166,13 @@ def _cube(
     if matrix is not None:
         offsets = offsets @ matrix.T
     points = np.asarray(center_mm, float) + offsets
-    cube = volume.sample(points, fill=np.nan).astype(np.float32)
-    return torch.from_numpy((np.clip(cube, LOW_HU, HIGH_HU) - LOW_HU) / (HIGH_HU - LOW_HU))
+    return tones(volume.sample(points, fill=np.nan))
+
+
+def tones(hu: NDArray) -> Tensor:
+    """Intensities in [0, 1], float32; NaN is kept."""
+    clipped = np.clip(hu.astype(np.float32), LOW_HU, HIGH_HU)
+    return torch.from_numpy((clipped - LOW_HU) / (HIGH_HU - LOW_HU))
 
 
 @cache

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 KEPT_PAIRS = 4  # pairs of CTs that a process keeps in memory
 CHECKED = 32  # CTs that are tried before training starts, and then kept
 TRIES = 20  # pairs that may fail in a row
-
+VALIDATION_SEED = 10**6
 
 Kept = TypeVar("Kept")
 
@@ -118,8 +118,7 @@ class TrainingPairs(Dataset):
     def __init__(self, config: TrainConfig, processes: int = 1) -> None:
         self.config, self.cut = config, config.cut
         self.pairs_a_step = config.accumulate * processes
-        self.anatomies = None if config.data is None else Anatomies(config.data)
-        self.marked = None if config.marked is None else MarkedStudies(config.marked)
+        self.anatomies, self.marked = _opened(config.data, config.marked)
         if self.anatomies is not None and len(self.anatomies) <= CHECKED:
             for index in range(len(self.anatomies)):
                 draw_training_pair(
@@ -151,6 +150,16 @@ class TrainingPairs(Dataset):
         return _simulated(rng, anatomy, self.cut, easing)
 
 
+def _opened(
+    data: Path | None, marked: Marked | None
+) -> tuple[Anatomies | None, MarkedStudies | None]:
+    """CTs to simulate from, and marked pairs, as far as they are given."""
+    return (
+        None if data is None else Anatomies(data),
+        None if marked is None else MarkedStudies(marked),
+    )
+
+
 def _simulated(
     rng: np.random.Generator, anatomy: Anatomy, cut: PairConfig, easing: float = 1.0
 ) -> TrainingPair | None:
@@ -168,31 +177,19 @@ def validation_set(config: TrainConfig) -> list[TrainingPair]:
     Raises:
         InputError: not one could be made.
     """
-    asked = config.validation is not None or config.validation_marked is not None
-    other = config.model_copy(
-        update={
-            "data": config.validation,
-            "marked": config.validation_marked,
-            "seed": 10**6,
-        }
-    )
-    drawn = _drawn(other) if asked else []
-    if asked and not drawn:
-        raise InputError("no validation pair could be made; give larger CTs, or other pairs")
-    return drawn
-
-
-def _drawn(config: TrainConfig) -> list[TrainingPair]:
-    anatomies = None if config.data is None else Anatomies(config.data)
-    marked = None if config.marked is None else MarkedStudies(config.marked)
-    drawn: list[TrainingPair] = []
+    anatomies, marked = _opened(config.validation, config.validation_marked)
+    if anatomies is None and marked is None:
+        return []
+    cut, drawn = config.cut, []
     for index in range(config.validation_pairs):
-        rng = np.random.default_rng((config.seed, index))
+        rng = np.random.default_rng((VALIDATION_SEED, index))
         pair = None
         if marked is not None and (anatomies is None or index % 2):
-            pair = marked.draw(rng, config.cut)
+            pair = marked.draw(rng, cut)
         elif anatomies is not None:
-            pair = _simulated(rng, anatomies[index % len(anatomies)], config.cut)
+            pair = _simulated(rng, anatomies[index % len(anatomies)], cut)
         if pair is not None:
             drawn.append(pair)
+    if not drawn:
+        raise InputError("no validation pair could be made; give larger CTs, or other pairs")
     return drawn
