@@ -23,7 +23,7 @@ from tlt.model.weights import LoadedModel, load_weights
 from tlt.registration.result import Registration
 from tlt.systems.tlt import TLTSystem
 from tlt.track import Tracker
-from tlt.train import predict
+from tlt.training.tlt_task import predict
 from tlt.volume import Volume
 
 PAIRS = PairConfig(crops_zyx=((40, 64, 64),), queries=24, strength=0.3)

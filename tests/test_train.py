@@ -15,16 +15,16 @@ import pytest
 import torch
 import yaml
 
-import tlt.training.objective
+import tlt.training.tlt_task
 from tlt.errors import InputError, ModelError, UsageError
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
 from tlt.model.weights import load_weights, save_weights
 from tlt.train import freeze_batch_norms, schedule, the_only_run, train, validate
 from tlt.training.config import TrainConfig
-from tlt.training.objective import loss_terms, predict
 from tlt.training.samples import TrainingPairs, validation_set
 from tlt.training.state import update_average
+from tlt.training.tlt_task import TLTTask, loss_terms, predict
 
 TINY_NETWORK = {"channels": [4, 4, 8, 16], "heads": 2, "layers": 1, "embedding": 8}
 TINY = replace(PRESETS["compact"], channels=(4, 4, 8, 16), heads=2, layers=1, embedding=8)
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
         terms = loss_terms(*args)
         return {k: v * float("nan") if len(calls) > 2 * 2 else v for k, v in terms.items()}
 
-    monkeypatch.setattr(tlt.training.objective, "loss_terms", turning_bad)
+    monkeypatch.setattr(tlt.training.tlt_task, "loss_terms", turning_bad)
     with pytest.raises(InputError, match="loss or gradient is not finite at step 2") as caught:
         train(config)
     assert "--resume" in str(caught.value)
@@ -179,7 +179,7 @@ def test_validation_scores_prior_and_network_on_fixed_pairs(config: TrainConfig)
     assert len(drawn) == 2
     assert all(a.search.equal(b.search) for a, b in zip(drawn, again, strict=True))
     network = TLT(TINY).eval().requires_grad_(False)
-    scores = validate(network, drawn, bf16=False)
+    scores = validate(TLTTask(), network, drawn, bf16=False)
     prior = torch.cat([(p.centers_mm - p.truth_mm).norm(dim=1) for p in drawn])
     found = torch.cat(
         [(predict(network, p, False)[0].center_mm - p.truth_mm).norm(dim=1) for p in drawn]
@@ -272,7 +272,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(
         for name, tensor in whole[part].items():
             assert torch.equal(pieces[part][name], tensor), name
     assert pieces["running"] == whole["running"]
-    assert pieces["best_mm"] == whole["best_mm"]
+    assert pieces["best"] == whole["best"]
     same_weights(long.output / "weights.safetensors", cut / "weights.safetensors")
     first, second = logged(long), logged(changed(long, output=cut))
     for row in first + second:
@@ -294,18 +294,21 @@ GRADIENTS = """
 import sys, torch
 from pathlib import Path
 from tlt.model.network import TLT
-from tlt.train import accumulate_gradients, make_accelerator, pairs_of
+from tlt.train import accumulate_gradients, make_accelerator, samples_of
 from tlt.training.config import read_config
-from tlt.training.objective import Objective
 from tlt.training.samples import TrainingPairs
+from tlt.training.task import Objective
+from tlt.training.tlt_task import TLTTask
 
 config = read_config(Path(sys.argv[1]))
 accelerator = make_accelerator(config.accumulate)
 torch.manual_seed(config.seed)
 network = TLT(config.model)
-objective = accelerator.prepare(Objective(network, config.loss, config.bf16))
+objective = Objective(network, TLTTask(), config.loss_weights, config.bf16)
+objective = accelerator.prepare(objective)
 dataset = TrainingPairs(config, accelerator.num_processes)
-accumulate_gradients(accelerator, objective, pairs_of(dataset, config, 0, accelerator), config, {})
+stream = samples_of(dataset, config, 0, accelerator)
+accumulate_gradients(accelerator, objective, stream, config, {})
 if accelerator.is_main_process:
     gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
     torch.save(gradients | {"processes": accelerator.num_processes}, sys.argv[2])

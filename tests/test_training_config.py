@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tlt.errors import InputError, UsageError
-from tlt.model.presets import PRESETS
 from tlt.training.config import TrainConfig, read_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -19,6 +18,8 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
         ("data: a\noutput: b\nlearning_rat: 1\n", UsageError, "learning_rat"),
         ("data: a\noutput: b\nsteps: many\n", UsageError, "steps"),
         ("data: a\noutput: b\nloss: {fokal: 1}\n", UsageError, "loss.fokal"),
+        ("data: a\noutput: b\nloss: {focal: much}\n", UsageError, "loss.focal"),
+        ("data: a\noutput: b\nsystem: elastix\n", UsageError, "'elastix' is none of"),
         ("data: a\noutput: b\npreset: huge\n", UsageError, "'huge' is none of"),
         ("output: b\n", UsageError, "data"),
         ("data: a\noutput: b\nnetwork: {sparse: 1}\n", UsageError, "no 'sparse'"),
@@ -53,12 +54,13 @@ def test_a_configuration_as_written(tmp_path: Path) -> None:
     path.write_text("preset: paper\ndata: a\noutput: b\nsteps: 7\nloss: {contrast: 0}\n")
     config = read_config(path)
     assert (config.preset, config.steps, config.data) == ("paper", 7, Path("a"))
-    assert (config.loss.contrast, config.loss.token) == (0.0, 1.0)
+    assert (config.loss_weights["contrast"], config.loss_weights["token"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_configurations_that_come_along_can_be_read(path: Path) -> None:
-    assert read_config(path).model.name in PRESETS
+    config = read_config(path)
+    assert config.model.name in config.family.network_class().presets
 
 
 def test_a_network_may_differ_from_its_preset() -> None:

@@ -33,7 +33,7 @@ def benchmark(
 
 
 def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -> list[Tracker]:
-    """Trackers by name; the learned ones with the weights of ``model``.
+    """Trackers by name, with the weights of ``model``: a single one, or TLT among several.
 
     Raises:
         UsageError: a name that is none; ModelError: one that cannot be used.
@@ -43,7 +43,9 @@ def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -
         raise UsageError(f"--tracker {unknown[0]}: none of {', '.join(TRACKERS)}")
     trackers = []
     for name in names:
-        system = make_system(name, model if TRACKERS[name].learned else None, "cpu", "auto")
+        system = make_system(
+            name, model if "tlt" in TRACKERS[name].weights else None, "cpu", "auto"
+        )
         trackers.append(Tracker(system, load_calibration(name) if calibrated else UNCALIBRATED))
     return trackers
 

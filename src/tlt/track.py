@@ -15,8 +15,10 @@ import numpy as np
 
 from tlt.confidence import Calibration, features_of, load_calibration, status_of
 from tlt.errors import InputError, ModelError, UsageError
+from tlt.families import found
 from tlt.geometry import Triple
 from tlt.lesion import Lesion, Match, Status
+from tlt.model.weights import load_weights
 from tlt.registration.affine import register_affine
 from tlt.registration.result import SIMILARITY_SAME_REGION, Registration
 from tlt.systems import TRACKERS
@@ -154,41 +156,30 @@ def register_pair(baseline: Volume, followup: Volume) -> Registration:
 
 
 def make_system(name: str, model: str | None, device: str, precision: str) -> System:
-    """The system of a tracker's name.
+    """The system of a tracker's name; ``model`` takes the place of its weights.
+
+    A tracker of several networks takes as many, with commas between them.
 
     Raises:
         ModelError: weights, device or an optional package cannot be used.
-        UsageError: ``model`` where none is learned.
+        UsageError: ``model`` where none is learned, or not as many as there are networks.
     """
-    if not TRACKERS[name].learned:
+    info = TRACKERS[name]
+    make = found(info.made_by)
+    if not info.learned:
         if model is not None:
             raise UsageError(f"--model {model}: the tracker '{name}' has no weights; leave it out")
-        return unlearned_system(name)
-    from tlt.systems.tlt import TLTSystem
-
+        return make()
+    chosen = list(info.weights.values()) if model is None else model.split(",")
+    if len(chosen) != len(info.weights):
+        wanted = ",".join(family.upper() for family in info.weights)
+        raise UsageError(f"--model {model}: the tracker '{name}' takes {wanted}")
     place = usable_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(place))
-    system = TLTSystem.load(model or "tlt-ct", place, bf16, refine=name == "tlt")
+    models = [load_weights(one, of) for one, of in zip(chosen, info.weights, strict=True)]
+    system = make(*models, place, bf16)
     system.name = name
     return system
-
-
-def unlearned_system(name: str) -> System:
-    """The system of a tracker that needs no weights.
-
-    Raises:
-        ModelError: the package that it is made of is not installed.
-    """
-    from tlt.systems.affine import AffineSystem
-    from tlt.systems.greedy import GreedySystem
-    from tlt.systems.patch import PatchSystem
-
-    systems: dict[str, type[System]] = {
-        "affine": AffineSystem,
-        "patch": PatchSystem,
-        "greedy": GreedySystem,
-    }
-    return systems[name]()
 
 
 def usable_device(device: str) -> str:

@@ -1,8 +1,7 @@
 """Training: one visible loop, with a checkpoint that rebuilds its model alone.
 
 Accelerate gives the device, gradient accumulation and, under ``torchrun``, several processes. What
-each term of the loss is for stands in `tlt.model.losses` and docs/method.md; where the pairs come
-from in `tlt.training.samples`.
+a network learns, and from which samples, is its `tlt.training.task.Task`.
 """
 
 from __future__ import annotations
@@ -14,23 +13,19 @@ from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from tlt.data.pairs import TrainingPair
 from tlt.errors import InputError, ModelError, TltError, UsageError
-from tlt.model import losses
-from tlt.model.network import TLT
 from tlt.model.weights import load_weights, save_weights
 from tlt.training.config import TrainConfig
 from tlt.training.log import RunLog
-from tlt.training.objective import Objective, predict
-from tlt.training.samples import TrainingPairs, validation_set
 from tlt.training.state import RunState, random_state, update_average
+from tlt.training.task import Objective, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -67,13 +62,16 @@ def _train(
     """The loop of `train`, from the checkpoint where there is one."""
     checkpoint, weights = config.output / "checkpoint.pt", config.output / "weights.safetensors"
     torch.manual_seed(config.seed)
-    dataset = TrainingPairs(config, accelerator.num_processes)
-    checks = validation_set(config) if accelerator.is_main_process else []
-    network = TLT(config.model).to(memory_format=torch.channels_last_3d)  # type: ignore
+    task = config.family.new_task()
+    dataset = task.samples(config, accelerator.num_processes)
+    checks = task.checks(config) if accelerator.is_main_process else []
+    network = config.family.build(config.model)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if config.start and not checkpoint.exists():
-        start_from(network, config.start)
+        start_from(network, config.start, config.system)
     average = deepcopy(network).eval().to(accelerator.device)
-    objective = Objective(network, config.loss, config.bf16).to(accelerator.device)
+    objective = Objective(network, task, config.loss_weights, config.bf16)
+    objective.to(accelerator.device)
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
@@ -83,8 +81,10 @@ def _train(
     else:
         torch.manual_seed(config.seed + accelerator.process_index)  # each its own dropout
     objective, prepared = accelerator.prepare(objective, optimizer)
-    log = RunLog(config.output, state.step) if accelerator.is_main_process else None
-    stream = pairs_of(dataset, config, state.step, accelerator)
+    log = None
+    if accelerator.is_main_process:
+        log = RunLog(config.output, state.step, [*task.watched, *task.weights, *task.scores])
+    stream = samples_of(dataset, config, state.step, accelerator)
     begun = time.monotonic() - state.seconds
     with closing(log) if log is not None else nullcontext():
         for step in range(state.step, config.steps):
@@ -108,14 +108,14 @@ def _train(
             if state.step % config.checkpoint_every == 0 or last:
                 row = {"step": state.step, "seconds": state.seconds, **state.running}
                 if checks and (state.step % config.validate_every == 0 or last):
-                    row |= validate(average, checks, config.bf16)
+                    row |= validate(task, average, checks, config.bf16)
                 everywhere = gather_random_states()
                 if log is not None:
                     log.write(row)
                     # In this order: whatever is cut off after the checkpoint is made again from it.
-                    if row.get("val_mm", math.inf) < state.best_mm or not checks:
-                        state.best_mm = row.get("val_mm", math.inf)
-                        save_weights(average, weights, {"steps": state.step})
+                    if row.get(task.criterion, math.inf) < state.best or not checks:
+                        state.best = row.get(task.criterion, math.inf)
+                        save_weights(average, weights, {"steps": state.step}, config.system)
                     state.save(checkpoint, everywhere)
                     if report is not None:
                         report(row)
@@ -172,22 +172,22 @@ def make_accelerator(accumulate: int) -> Accelerator:
     )
 
 
-def pairs_of(
-    dataset: TrainingPairs, config: TrainConfig, start: int, accelerator: Accelerator
-) -> Iterator[TrainingPair]:
-    """This process's pairs from a step on: of every few in a row, each process takes its own."""
-    first = start * dataset.pairs_a_step + accelerator.process_index
+def samples_of(
+    dataset: Dataset, config: TrainConfig, start: int, accelerator: Accelerator
+) -> Iterator[Any]:
+    """This process's samples from a step on: of every few in a row, each process takes its own."""
+    first = (start * config.accumulate) * accelerator.num_processes + accelerator.process_index
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(first, len(dataset), accelerator.num_processes),
+        sampler=range(first, len(dataset), accelerator.num_processes),  # type: ignore[arg-type]
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         generator=torch.Generator(),  # or it would draw from the one that dropout draws from
     )
     try:
-        for pair in loader:
-            yield pair.to(accelerator.device)
+        for sample in loader:
+            yield sample.to(accelerator.device)
     except TltError as error:  # a worker's comes with its traceback in the message
         raise type(error)(str(error).rsplit("Error: ", 1)[-1].strip()) from error
 
@@ -195,20 +195,19 @@ def pairs_of(
 def accumulate_gradients(
     accelerator: Accelerator,
     objective: nn.Module,
-    stream: Iterator[TrainingPair],
+    stream: Iterator[Any],
     config: TrainConfig,
     running: dict[str, float],
 ) -> float:
-    """The gradient's norm before clipping; gradients are the mean over a step's pairs.
+    """The gradient's norm before clipping; gradients are the mean over a step's samples.
 
     The smoothed terms in ``running`` are moved on. Not finite as soon as one loss is not.
     """
     for _ in range(config.accumulate):
-        pair = next(stream)
+        sample = next(stream)
         with accelerator.accumulate(objective):
-            loss, terms = objective(pair)
+            loss, terms = objective(sample)
             terms = {"loss": loss, **terms}
-            terms["prior"] = losses.center_loss(pair.centers_mm, pair.truth_mm)
             for name, value in terms.items():
                 now = float(value.detach())
                 if not math.isfinite(now):
@@ -225,13 +224,13 @@ def gather_random_states() -> list:
     return gather_object([random_state()])
 
 
-def start_from(network: TLT, name: str) -> None:
+def start_from(network: Any, name: str, family: str) -> None:
     """Take over weights; what they lack stays as it is.
 
     Raises:
-        ModelError: they are of another shape.
+        ModelError: they are of another family or shape.
     """
-    known = load_weights(name).network
+    known = load_weights(name, family).network
     try:
         network.load_state_dict(known.state_dict(), strict=False)
     except RuntimeError as error:
@@ -259,20 +258,8 @@ def freeze_batch_norms(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def validate(network: TLT, pairs: list[TrainingPair], bf16: bool) -> dict[str, float]:
-    """Mean errors in mm of the prior and of the network, and the share within 10 mm."""
+def validate(task: Task, network: nn.Module, checks: list, bf16: bool) -> dict[str, float]:
+    """The task's scores of a network on the samples that were kept for it."""
     network.eval()
-    prior, found = [], []
-    for pair in pairs:
-        pair = pair.to(next(network.parameters()).device)
-        center = predict(network, pair, bf16)[0].center_mm
-        prior.append((pair.centers_mm - pair.truth_mm).norm(dim=1))
-        found.append((center - pair.truth_mm).norm(dim=1))
-    error = torch.cat(found)
-    return {
-        "val_prior_mm": float(torch.cat(prior).mean()),
-        "val_mm": float(error.mean()),
-        "val_median_mm": float(error.median()),
-        "val_p95_mm": float(error.quantile(0.95)),
-        "val_within_10mm": float((error <= 10).float().mean()),
-    }
+    device = next(network.parameters()).device
+    return task.judge(network, [sample.to(device) for sample in checks], bf16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tlt.model.presets import ModelConfig
+from tlt.model.presets import BackboneConfig
 
 
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
@@ -63,7 +63,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.S
     return nn.Sequential(conv, nn.BatchNorm3d(outputs))
 
 
-def stem_of(config: ModelConfig, inputs: int) -> nn.Module:
+def stem_of(config: BackboneConfig, inputs: int) -> nn.Module:
     """The layers before the first residual block."""
     width = config.channels[0]
     if config.stem == "published":
@@ -81,7 +81,7 @@ class Backbone(nn.Module):
     lower end of the window (air), because that is what zero padding means after scaling.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.windows_hu, self.clip = config.windows_hu, config.clip
         inputs, width = len(config.windows_hu), config.channels[0]

@@ -6,7 +6,9 @@ affine registration, so a lesion at p in the template has its prior at p in the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from tlt.model.center_predictor import (
     global_regression,
 )
 from tlt.model.cross_attention import CrossAttentionTransformer, Line, sine_encoding
-from tlt.model.presets import ModelConfig
+from tlt.model.presets import PRESETS, ModelConfig
 from tlt.model.sparse_selection import Selected, crop_tokens, select_tokens
 
 LONGEST_WAVE_MM, SHORTEST_WAVE_MM = 256.0, 12.0
@@ -108,6 +110,8 @@ class Prediction:
 
 class TLT(nn.Module):
     """The tracker's network, built from a preset."""
+
+    presets: ClassVar[Mapping[str, ModelConfig]] = PRESETS
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

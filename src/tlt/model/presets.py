@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Everything that shapes a network; a checkpoint carries it and rebuilds its model from it.
+class BackboneConfig:
+    """What shapes the shared backbone (`tlt.model.backbone`); each network adds its own fields.
 
     Attributes:
         name: preset it started from.
@@ -27,24 +28,6 @@ class ModelConfig:
         blocks: residual blocks in each stage.
         preactivation: norm-ReLU-conv blocks with a strided 3x3x3 skip, as the published code.
         norm: "batch" or "none" (the published code's batch norm is never loaded nor trained).
-        projection: 1x1x1 convolution between backbone and transformer.
-        heads: attention heads; the transformer is as wide as the last stage.
-        layers: cross-attention layers N on each line; one more follows on the search line.
-        self_attention: self-attention on both lines before each cross-attention.
-        output_norm: LayerNorm after the last layer.
-        dropout: in attention blocks, training only.
-        position: "relative" (sine of the offset in mm from the lesion and from its prior) or
-            "crop" (sine of the place in the crop, normalised by its length).
-        head: "relative" (token position + regressed offset) or "crop" (published: six outputs
-            mixed with the prior's place, sigmoid over the crop).
-        raam_keys: "template_line" (paper: elsewhere softmax cancels it) or "all" (published).
-        similarity: give the search tokens, and the class logits, the similarity of learned
-            embeddings (ours, not the paper's; see docs/method.md).
-        embedding: width of that embedding.
-        sss, raam, global_regression: the modules of Table 2 and Table S1.
-        threshold: Tr of sparse selection.
-        template_reach_mm: template tokens farther than this from the lesion are never selected.
-        search_reach_mm: half the side of the search window around the prior.
     """
 
     name: str
@@ -57,23 +40,8 @@ class ModelConfig:
     blocks: tuple[int, ...] = (2, 2, 2)
     preactivation: bool = False
     norm: str = "batch"
-    projection: bool = False
-    heads: int = 8
-    layers: int = 3
-    self_attention: bool = False
-    output_norm: bool = False
-    dropout: float = 0.0
-    position: str = "relative"
-    head: str = "relative"
-    raam_keys: str = "template_line"
-    similarity: bool = False
-    embedding: int = 64
-    sss: bool = True
-    raam: bool = True
-    global_regression: bool = True
-    threshold: float = 0.7
-    template_reach_mm: float = 40.0
-    search_reach_mm: float = 64.0
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (a file of another version is told)
 
     @property
     def stride(self) -> int:
@@ -107,6 +75,58 @@ class ModelConfig:
         return halo
 
 
+@dataclass(frozen=True)
+class ModelConfig(BackboneConfig):
+    """Everything that shapes a TLT; a checkpoint carries it and rebuilds its network from it.
+
+    Attributes:
+        projection: 1x1x1 convolution between backbone and transformer.
+        heads: attention heads; the transformer is as wide as the last stage.
+        layers: cross-attention layers N on each line; one more follows on the search line.
+        self_attention: self-attention on both lines before each cross-attention.
+        output_norm: LayerNorm after the last layer.
+        dropout: in attention blocks, training only.
+        position: "relative" (sine of the offset in mm from the lesion and from its prior) or
+            "crop" (sine of the place in the crop, normalised by its length).
+        head: "relative" (token position + regressed offset) or "crop" (published: six outputs
+            mixed with the prior's place, sigmoid over the crop).
+        raam_keys: "template_line" (paper: elsewhere softmax cancels it) or "all" (published).
+        similarity: give the search tokens, and the class logits, the similarity of learned
+            embeddings (ours, not the paper's; see docs/method.md).
+        embedding: width of that embedding.
+        sss, raam, global_regression: the modules of Table 2 and Table S1.
+        threshold: Tr of sparse selection.
+        template_reach_mm: template tokens farther than this from the lesion are never selected.
+        search_reach_mm: half the side of the search window around the prior.
+    """
+
+    projection: bool = False
+    heads: int = 8
+    layers: int = 3
+    self_attention: bool = False
+    output_norm: bool = False
+    dropout: float = 0.0
+    position: str = "relative"
+    head: str = "relative"
+    raam_keys: str = "template_line"
+    similarity: bool = False
+    embedding: int = 64
+    sss: bool = True
+    raam: bool = True
+    global_regression: bool = True
+    threshold: float = 0.7
+    template_reach_mm: float = 40.0
+    search_reach_mm: float = 64.0
+
+
+COMPACT: dict[str, Any] = {  # the backbone that trains in hours on a CPU
+    "spacing_mm": 2.0,
+    "windows_hu": ((-1000.0, 400.0), (-160.0, 240.0)),
+    "stem": "compact",
+    "channels": (32, 32, 64, 96),
+    "strides": (1, 2, 1),
+    "blocks": (1, 2, 1),
+}
 PRESETS = {
     "paper": ModelConfig("paper"),
     "published": ModelConfig(
@@ -127,12 +147,7 @@ PRESETS = {
     ),
     "compact": ModelConfig(
         "compact",
-        spacing_mm=2.0,
-        windows_hu=((-1000.0, 400.0), (-160.0, 240.0)),
-        stem="compact",
-        channels=(32, 32, 64, 96),
-        strides=(1, 2, 1),
-        blocks=(1, 2, 1),
+        **COMPACT,
         similarity=True,
         heads=4,
         template_reach_mm=14.0,

@@ -8,17 +8,19 @@ import os
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from tlt.errors import ModelError
+from tlt.families import FAMILIES, Family
 from tlt.model.backbone import fold_batch_norms
-from tlt.model.network import TLT
-from tlt.model.presets import ModelConfig
 
-SHIPPED = ("tlt-ct",)
+# Weights that trackers take by name, and what makes them again.
+KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,29 +31,36 @@ class LoadedModel:
         network: in evaluation mode, fp32.
         name: shipped name or file name.
         sha256: of the file.
-        notes: free metadata that training stored (steps, calibration of the confidence).
+        notes: free metadata that training stored.
+        family: of the network (`tlt.families`).
     """
 
-    network: TLT
+    network: Any
     name: str
     sha256: str
     notes: dict
+    family: str = "tlt"
 
 
-def save_weights(network: TLT, path: Path, notes: dict) -> None:
+def save_weights(network: Any, path: Path, notes: dict, family: str = "tlt") -> None:
     """Write the network, its configuration and ``notes`` (JSON values), beside and renamed."""
-    metadata = {"tlt_config": json.dumps(asdict(network.config)), "tlt_notes": json.dumps(notes)}
+    metadata = {
+        "tlt_family": family,
+        "tlt_config": json.dumps(asdict(network.config)),
+        "tlt_notes": json.dumps(notes),
+    }
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     temporary = path.with_name(path.name + ".part")
     safetensors.torch.save_file(state, temporary, metadata)
     os.replace(temporary, path)
 
 
-def load_weights(name_or_path: str) -> LoadedModel:
+def load_weights(name_or_path: str, wanted: str | None = None) -> LoadedModel:
     """The network of a shipped name or of a safetensors file.
 
     Raises:
-        ModelError: no such file, not safetensors, not written by tlt, or tensors that do not fit.
+        ModelError: no such file, not safetensors, not written by tlt, tensors that do not fit, or
+            of another family than ``wanted``.
     """
     path = weights_path(name_or_path)
     try:
@@ -63,7 +72,13 @@ def load_weights(name_or_path: str) -> LoadedModel:
             f"{path.name}: not a safetensors file of weights ({_first_line(error)}); "
             "give a file written by 'tlt train' or the name tlt-ct"
         ) from error
-    network = TLT(_config(path, metadata))
+    family = metadata.get("tlt_family", "tlt")  # the first weights did not say
+    if family not in FAMILIES or wanted not in (None, family):
+        raise ModelError(
+            f"{path.name}: weights of '{family}', not of '{wanted or ', '.join(FAMILIES)}'; "
+            f"give a file written by 'tlt train' with 'system: {wanted or 'tlt'}'"
+        )
+    network = FAMILIES[family].build(_config(path, metadata, FAMILIES[family]))
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -73,31 +88,40 @@ def load_weights(name_or_path: str) -> LoadedModel:
         ) from error
     notes = json.loads(metadata.get("tlt_notes", "{}"))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LoadedModel(network.eval(), name_or_path, sha256, notes)
+    return LoadedModel(network.eval(), name_or_path, sha256, notes, family)
 
 
 def weights_path(name_or_path: str) -> Path:
-    """The file of a shipped name, or the path itself when it exists."""
-    if name_or_path in SHIPPED:
-        path = Path(str(resources.files("tlt"))) / "weights" / f"{name_or_path}.safetensors"
-    else:
-        path = Path(name_or_path)
+    """The file of a shipped name, or the path itself when it exists.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = Path(name_or_path)
+    if name_or_path in KNOWN:
+        path = shipped_path(name_or_path)
     if not path.is_file():
+        config = KNOWN.get(name_or_path, "C.yaml")
         raise ModelError(
             f"no weights '{name_or_path}': neither a file nor one of the shipped models "
-            f"({', '.join(SHIPPED)}); make your own with 'tlt train --config C.yaml'"
+            f"({', '.join(name for name in KNOWN if shipped_path(name).is_file())}); "
+            f"make them with 'tlt train --config {config}' and give the file with --model"
         )
     return path
 
 
-def _config(path: Path, metadata: dict[str, str]) -> ModelConfig:
+def shipped_path(name: str) -> Path:
+    """Where the weights of a name are, if they are shipped."""
+    return Path(str(resources.files("tlt"))) / "weights" / f"{name}.safetensors"
+
+
+def _config(path: Path, metadata: dict[str, str], family: Family) -> Any:
+    """The configuration of the network in a file."""
+    presets = family.network_class().presets
+    kind = type(next(iter(presets.values())))
     try:
-        values = json.loads(metadata["tlt_config"])
-        values["windows_hu"] = tuple(tuple(window) for window in values["windows_hu"])
-        for field in ("channels", "strides", "blocks"):
-            values[field] = tuple(values[field])
-        return ModelConfig(**values)
-    except (KeyError, TypeError, ValueError) as error:
+        return TypeAdapter(kind).validate_json(metadata["tlt_config"])
+    except (KeyError, ValueError) as error:
         raise ModelError(
             f"{path.name}: weights of another model (no usable 'tlt_config' inside); "
             "give a file written by 'tlt train' or the name tlt-ct"
@@ -108,10 +132,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["?"])[0]
 
 
-def inference_network(network: TLT, bf16: bool) -> TLT:
-    """The network as it runs: batch norms folded, channels last, bf16 where asked."""
+def inference_network(network: Any, bf16: bool) -> Any:
+    """The network as it runs: batch norms folded, channels last, ``backbone`` in bf16 if asked."""
     fold_batch_norms(network.eval())
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last_3d)
     if bf16:
         network.backbone.to(torch.bfloat16)
     return network

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tlt.model.network import Prediction, TokenMap
-from tlt.model.weights import LoadedModel, inference_network, load_weights
+from tlt.model.weights import LoadedModel, inference_network
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.local_motion import (
     CLOSER,
@@ -57,11 +57,6 @@ class TLTSystem:
         self.network = inference_network(model.network, bf16).to(device)
         self.device, self.bf16 = device, bf16
         self.refine = refine  # the last step: ours, not the paper's
-
-    @staticmethod
-    def load(name: str, device: str, bf16: bool, refine: bool = True) -> TLTSystem:
-        """The system with shipped or given weights (`tlt.model.weights.load_weights`)."""
-        return TLTSystem(load_weights(name), device, bf16, refine)
 
     @torch.inference_mode()
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
@@ -188,6 +183,11 @@ class TLTSystem:
 
     def _tensor(self, values) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def network_alone(model: LoadedModel, device: str, bf16: bool) -> TLTSystem:
+    """The tracker without its last step: ``--tracker tlt-network``."""
+    return TLTSystem(model, device, bf16, refine=False)
 
 
 def seen_through(template: Volume, search: Volume) -> Volume:

@@ -18,18 +18,7 @@ from pydantic import (
 
 from tlt.data.pairs import PairConfig
 from tlt.errors import InputError, UsageError
-from tlt.model.presets import PRESETS, ModelConfig
-
-
-class LossWeights(BaseModel):
-    """How much each term counts; the first two are the paper's (Eq. 4, Eq. 5)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    center: float = 0.1
-    focal: float = 0.02
-    token: float = 1.0
-    contrast: float = 1.0
+from tlt.families import FAMILIES, Family
 
 
 class Marked(BaseModel):
@@ -50,7 +39,8 @@ class TrainConfig(BaseModel):
     """A training run.
 
     Attributes:
-        preset, network: network to train, and fields of its `ModelConfig` that differ.
+        system: what is trained: a family of networks (`tlt.families`).
+        preset, network: network to train, and fields of its configuration that differ.
         data: folder of CTs to simulate pairs from (files with a ``_label`` name are skipped).
         marked, marked_share: pairs with marked lesions, and how often one is drawn instead of a
             simulated one.
@@ -63,12 +53,14 @@ class TrainConfig(BaseModel):
         learning_rate, schedule, warmup, clip, weight_decay: AdamW (Adam where there is no decay).
         ease_steps, ease_from: the displacement grows from this share to full size.
         freeze_norm_at: share of the run after which batch statistics no longer move.
+        loss: weights of terms of the loss that differ from those of the task.
         ema: decay of the averaged weights, which are what is judged and saved.
         workers: processes that make pairs, for each training process.
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    system: str = "tlt"
     preset: str = "compact"
     network: dict[str, Any] = Field(default_factory=dict)
     data: Path | None = None
@@ -91,7 +83,7 @@ class TrainConfig(BaseModel):
     ease_from: float = 0.3
     freeze_norm_at: float = 0.7
     ema: float = Field(0.998, ge=0, lt=1)
-    loss: LossWeights = LossWeights()
+    loss: dict[str, float] = Field(default_factory=dict)
     workers: int = Field(1, ge=0)
     validation_pairs: int = Field(24, ge=1)
     checkpoint_every: int = Field(100, ge=1)
@@ -110,22 +102,48 @@ class TrainConfig(BaseModel):
         return self
 
     @property
-    def model(self) -> ModelConfig:
-        """The network: the preset with what ``network`` changes.
+    def family(self) -> Family:
+        """What is trained.
 
         Raises:
-            UsageError: no such preset, or field.
+            UsageError: no such system learns.
         """
-        if self.preset not in PRESETS:
-            raise UsageError(f"preset '{self.preset}' is none of {', '.join(PRESETS)}")
-        known = asdict(PRESETS[self.preset])
+        if self.system not in FAMILIES:
+            raise UsageError(f"system '{self.system}' is none of {', '.join(FAMILIES)}")
+        return FAMILIES[self.system]
+
+    @property
+    def model(self) -> Any:
+        """The network's configuration: the preset with what ``network`` changes.
+
+        Raises:
+            UsageError: no such system, preset, or field.
+        """
+        presets = self.family.network_class().presets
+        if self.preset not in presets:
+            raise UsageError(f"preset '{self.preset}' is none of {', '.join(presets)}")
+        preset = presets[self.preset]
+        known = asdict(preset)
         for key in self.network:
             if key not in known:
-                raise UsageError(f"network: no '{key}'; its keys are those of `tlt info`")
+                raise UsageError(f"network: no '{key}'; its keys are {', '.join(known)}")
         try:
-            return TypeAdapter(ModelConfig).validate_python(known | self.network)
+            return TypeAdapter(type(preset)).validate_python(known | self.network)
         except ValidationError as error:
             raise UsageError(f"network: {_first(error)}") from error
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term of the loss: the task's with what ``loss`` changes.
+
+        Raises:
+            UsageError: the task has no such term.
+        """
+        known = dict(self.family.new_task().weights)
+        for name in self.loss:
+            if name not in known:
+                raise UsageError(f"loss.{name}: no such term; they are {', '.join(known)}")
+        return known | self.loss
 
     @property
     def cut(self) -> PairConfig:
@@ -154,7 +172,7 @@ def read_config(path: Path) -> TrainConfig:
         ) from error
     try:
         config = TrainConfig.model_validate(values or {})
-        config.model  # noqa: B018  (a network that cannot be is told now)
+        _ = config.model, config.loss_weights  # what cannot be is told now
     except ValidationError as error:
         raise UsageError(f"{path}: {_first(error)}; see docs/training.md") from error
     except UsageError as error:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from tlt.io.files import atomic_write
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["step", "seconds", "loss", "prior", "center", "focal", "token", "contrast"]
-COLUMNS += ["val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm"]
-
 
 class RunLog:
     """Appends rows to ``log.csv``, and to ``tensorboard/``; rows after ``step`` are dropped.
 
     A run that was killed may have logged more than its checkpoint holds, or half a row.
+    ``names`` are those of the task's terms and scores.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, names: Sequence[str]) -> None:
         self.path, self.board = folder / "log.csv", None
+        self.columns = ["step", "seconds", "loss", *names]
         kept = _rows(self.path, step)
-        atomic_write(self.path, "".join(line + "\n" for line in [",".join(COLUMNS), *kept]))
+        atomic_write(self.path, "".join(line + "\n" for line in [",".join(self.columns), *kept]))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -34,7 +34,7 @@ class RunLog:
     def write(self, row: dict[str, float]) -> None:
         """One row; columns that it lacks stay empty."""
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
         if self.board is not None:
             for name, value in row.items():

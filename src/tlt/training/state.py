@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from tlt.errors import InputError
-from tlt.model.network import TLT
 
 
 @dataclass
@@ -23,16 +22,16 @@ class RunState:
         step: optimiser steps done.
         seconds: time they took, over all pieces of the run.
         running: smoothed terms of the loss.
-        best_mm: lowest validation error so far.
+        best: lowest score of a validation so far.
     """
 
-    network: TLT
-    average: TLT
+    network: nn.Module
+    average: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
     running: dict[str, float] = field(default_factory=dict)
-    best_mm: float = float("inf")
+    best: float = float("inf")
 
     def save(self, path: Path, random: list[dict[str, Any]]) -> None:
         """Write the state, beside and renamed; ``random`` as `random_state` of each process."""
@@ -43,7 +42,7 @@ class RunState:
             "step": self.step,
             "seconds": self.seconds,
             "running": self.running,
-            "best_mm": self.best_mm,
+            "best": self.best,
             "random": random,
         }
         torch.save(state, path.with_suffix(".part"))
@@ -60,7 +59,7 @@ class RunState:
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            for name in ("step", "seconds", "running", "best_mm"):
+            for name in ("step", "seconds", "running", "best"):
                 setattr(self, name, state[name])
             random = state["random"]
         except Exception as error:  # torch raises whatever the bytes make it

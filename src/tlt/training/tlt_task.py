@@ -1,29 +1,35 @@
-"""What is minimised: every term of the loss for one pair (`tlt.model.losses`, docs/method.md)."""
+"""What TLT learns: every term of its loss for one pair (`tlt.model.losses`, docs/method.md)."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlt.data.pairs import TrainingPair
 from tlt.model import losses
 from tlt.model.network import TLT, Prediction, TokenMap
-from tlt.training.config import LossWeights
+from tlt.training.task import PairTask, Terms
 
 SOFT_TARGET_MM = 6.0
 
 
-class Objective(nn.Module):
-    """The network under its loss: one module, so that gradients of several processes meet."""
+class TLTTask(PairTask):
+    """The first two weights are the paper's (Eq. 4, Eq. 5)."""
 
-    def __init__(self, network: TLT, weights: LossWeights, bf16: bool) -> None:
-        super().__init__()
-        self.network, self.weights, self.bf16 = network, weights, bf16
+    weights: ClassVar[dict[str, float]] = {
+        "center": 0.1,
+        "focal": 0.02,
+        "token": 1.0,
+        "contrast": 1.0,
+    }
 
-    def forward(self, pair: TrainingPair) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss, and its terms before weighting."""
-        terms = loss_terms(self.network, pair, self.bf16)
-        return sum(getattr(self.weights, name) * term for name, term in terms.items()), terms  # type: ignore[return-value]
+    def centers(self, network: TLT, pair: TrainingPair, bf16: bool) -> Tensor:
+        return predict(network, pair, bf16)[0].center_mm
+
+    def loss_terms(self, network: TLT, pair: TrainingPair, bf16: bool) -> Terms:
+        return loss_terms(network, pair, bf16)
 
 
 def predict(network: TLT, pair: TrainingPair, bf16: bool) -> tuple[Prediction, TokenMap, TokenMap]:
