@@ -9,7 +9,7 @@ import pytest
 from tlt.errors import InputError, UsageError
 from tlt.training.config import TrainConfig, read_config
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,10 @@ def cut_marked_pair(
             radius_mm=as_tensor(radius[queries]),
             anchors_mm=as_tensor(prior[queries]),
             anchors_truth_mm=as_tensor(truth[queries]),
+            marks_mm=as_tensor(prior[seen]),
+            marks_truth_mm=as_tensor(truth[seen]),
+            marks_radius_mm=as_tensor(np.stack([radius[seen]] * 2, -1)),
+            marks_seen=torch.ones((len(seen), 2), dtype=torch.bool),
         )
     return None
 

@@ -70,6 +70,9 @@ class TrainingPair:
         centers_mm, truth_mm, radius_mm: (Q, 3), (Q, 3), (Q,): priors of the queries (also their
             places in the template), their true places in the search crop, their radii.
         anchors_mm, anchors_truth_mm: (M, 3) places in the template and in the search crop.
+        marks_mm, marks_truth_mm: (P, 3) places, in template and search crop, of all that was
+            painted, lesions and what looks like one; of marked pairs the lesions, as large in both.
+        marks_radius_mm, marks_seen: (P, 2) radius, and whether it shows, in each of the crops.
     """
 
     template: Tensor
@@ -81,6 +84,10 @@ class TrainingPair:
     radius_mm: Tensor
     anchors_mm: Tensor
     anchors_truth_mm: Tensor
+    marks_mm: Tensor
+    marks_truth_mm: Tensor
+    marks_radius_mm: Tensor
+    marks_seen: Tensor
 
     def to(self, device: torch.device) -> TrainingPair:
         """The pair on a device."""
@@ -190,14 +197,15 @@ def _draw_from(
     known = np.concatenate(sites)
     try:
         truth = pair.motion.baseline_to_followup(known)
+        painted = (lesions + old, later + decoys)
+        marks = _marks(pair, cut, painted, (template_seen, search_seen))
     except ArithmeticError:
         return None
     prior = cut.prior(known)
     usable = _visible(prior, cut.template, template_seen) & _visible(truth, cut.search, search_seen)
     if pair.baseline.surroundings or pair.followup.surroundings:  # a couch has no counterpart
         usable &= ~anatomy.outside(_as_points(known)).ravel().numpy()
-    for circle, points in ((pair.baseline.circle, known), (pair.followup.circle, truth)):
-        usable &= circle is None or circle.holds(points)
+    usable &= _in_circle(pair.baseline.circle, known) & _in_circle(pair.followup.circle, truth)
     is_query = np.arange(len(known)) < len(sites[0]) + len(textured)
     queries, anchors = np.flatnonzero(usable & is_query), np.flatnonzero(usable & ~is_query)
     if len(queries) < config.queries // 2 or len(anchors) < config.anchors // 4:
@@ -216,7 +224,43 @@ def _draw_from(
         radius_mm=as_tensor(radii[queries]),
         anchors_mm=as_tensor(prior[anchors]),
         anchors_truth_mm=as_tensor(truth[anchors]),
+        **marks,
     )
+
+
+def _marks(
+    pair: PairParameters,
+    cut: _Crops,
+    painted: tuple[tuple[InsertedLesion, ...], ...],
+    seen: tuple[tuple[NDArray[np.bool_], ...], ...],
+) -> dict[str, Tensor]:
+    """What was painted into template and search crop; the same baseline place is the same thing.
+
+    Raises:
+        ArithmeticError: a place at which the motion cannot be inverted.
+    """
+    sizes = [{lesion.center_mm: lesion.radius_mm for lesion in one} for one in painted]
+    sites = list(dict.fromkeys([*sizes[0], *sizes[1]]))
+    known = np.array(sites).reshape(-1, 3)
+    truth = pair.motion.baseline_to_followup(known)
+    prior = cut.prior(known)
+    shown = [
+        _visible(prior, cut.template, seen[0]) & _in_circle(pair.baseline.circle, known),
+        _visible(truth, cut.search, seen[1]) & _in_circle(pair.followup.circle, truth),
+    ]
+    there = np.array([[site in size for size in sizes] for site in sites], bool).reshape(-1, 2)
+    radius = np.array([[size.get(site, 0.0) for size in sizes] for site in sites]).reshape(-1, 2)
+    return {
+        "marks_mm": as_tensor(prior),
+        "marks_truth_mm": as_tensor(truth),
+        "marks_radius_mm": as_tensor(radius),
+        "marks_seen": torch.from_numpy(np.stack(shown, -1) & there),
+    }
+
+
+def _in_circle(circle: Circle | None, points_mm: Points) -> NDArray[np.bool_]:
+    """Which points (N, 3) a scan's circle of reconstruction holds."""
+    return np.ones(len(points_mm), bool) if circle is None else circle.holds(points_mm)
 
 
 def _seen_through(scan: Scan, prior: AffineTransform) -> Scan:

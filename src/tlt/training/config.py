@@ -46,6 +46,7 @@ class TrainConfig(BaseModel):
             simulated one.
         validation, validation_marked: CTs, or marked pairs, of other patients; the best weights
             are chosen by them.
+        cache: folder in which the pairs are kept, for other networks on the same pairs.
         output: where checkpoint, log and weights go.
         start: weights to start from; what they lack starts fresh.
         pairs: how pairs are simulated and cut.
@@ -68,6 +69,7 @@ class TrainConfig(BaseModel):
     marked_share: float = Field(0.5, ge=0, le=1)
     validation: Path | None = None
     validation_marked: Marked | None = None
+    cache: Path | None = None
     output: Path
     start: str | None = None
     pairs: PairConfig = PairConfig()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from tlt.errors import InputError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.registration.affine import register_affine
 from tlt.registration.result import Registration
+from tlt.training.cache import PairCache
 from tlt.training.config import Marked, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -113,11 +115,15 @@ class TrainingPairs(Dataset):
 
     Raises:
         InputError: no data, or a CT that is too small to train from (told now, not hours later).
+        UsageError: the cache holds other pairs.
     """
 
     def __init__(self, config: TrainConfig, processes: int = 1) -> None:
         self.config, self.cut = config, config.cut
         self.pairs_a_step = config.accumulate * processes
+        self.cache = (
+            None if config.cache is None else PairCache(config.cache, _recipe(config, self))
+        )
         self.anatomies, self.marked = _opened(config.data, config.marked)
         if self.anatomies is not None and len(self.anatomies) <= CHECKED:
             for index in range(len(self.anatomies)):
@@ -131,6 +137,12 @@ class TrainingPairs(Dataset):
     def __getitem__(self, index: int) -> TrainingPair:
         if get_worker_info() is not None:
             torch.set_num_threads(1)
+        if self.cache is None:
+            return self._make(index)
+        return self.cache.pair(index, self._make)
+
+    def _make(self, index: int) -> TrainingPair:
+        """Pair number ``index``, from the data."""
         rng = np.random.default_rng((self.config.seed, index))
         done = index / self.pairs_a_step / max(1, self.config.ease_steps)
         easing = self.config.ease_from + (1 - self.config.ease_from) * min(1.0, done)
@@ -148,6 +160,13 @@ class TrainingPairs(Dataset):
         assert self.anatomies is not None  # the configuration has one of the two
         anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
         return _simulated(rng, anatomy, self.cut, easing)
+
+
+def _recipe(config: TrainConfig, pairs: TrainingPairs) -> dict[str, Any]:
+    """All that decides what pair number i is."""
+    named = ("seed", "data", "marked", "marked_share", "ease_steps", "ease_from")
+    values = config.model_dump(mode="json", include=set(named))
+    return {**values, "pairs": asdict(config.cut), "pairs_a_step": pairs.pairs_a_step}
 
 
 def _opened(
