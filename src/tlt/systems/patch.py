@@ -239,8 +239,8 @@ def match_patches(
 def correlate(patches: Tensor, windows: Tensor) -> Tensor:
     """Normalised cross-correlation, under a Gaussian, of patches at every place of their windows.
 
-    Returns (N, n, n, n) in [-1, 1] from patches (N, k, k, k) and windows (N, w, w, w), n = w - k + 1.
-    NaN marks what a scanner did not see: it takes no part, or the edge of the view would be
+    Returns (N, n, n, n) in [-1, 1] from patches (N, k, k, k) and windows (N, w, w, w), where n is
+    w - k + 1. NaN marks what a scanner did not see: it takes no part, or the edge of the view would be
     matched. Flat places give 0, and so do those where less than `LEAST_SEEN` of the weight is seen
     in both.
     """
@@ -356,7 +356,7 @@ def _squared_distance(reach: int) -> Tensor:
 
 
 def _parabola(score: Tensor, peak_zyx: Tensor) -> Tensor:
-    """Offsets (N, 3) of maxima from their voxels, by a parabola along each axis; 0 at the border."""
+    """Offsets (N, 3) of maxima from their voxels, by a parabola along each axis; 0 at a border."""
     side = score.shape[1]
     flat = score.flatten(1)
     stride = torch.tensor([side * side, side, 1], device=score.device)
