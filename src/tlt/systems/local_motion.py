@@ -65,8 +65,8 @@ class PatchRound:
         return replace(self, about_mm=self.about_mm * larger, weighing=weighing)
 
 
-# Chosen on simulated pairs of the training CTs (docs/decisions/0007).
-FAR = PatchRound(20.0, PatchStep(32.0, 28.0, 4.0, penalty_mm=40.0), Weighing(20.0, 4.0, 0.1))
+# Chosen on simulated pairs of the training CTs (docs/decisions/0007, 0012).
+FAR = PatchRound(20.0, PatchStep(32.0, 16.0, 4.0, penalty_mm=40.0), Weighing(20.0, 4.0, 0.1))
 # No penalty for distance from here on: it would pull every patch towards what was believed.
 CLOSER = (
     PatchRound(14.0, PatchStep(20.0, 10.0, 2.0, math.inf), Weighing(12.0, 3.0, 0.05)),

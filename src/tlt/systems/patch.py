@@ -240,9 +240,9 @@ def correlate(patches: Tensor, windows: Tensor) -> Tensor:
     """Normalised cross-correlation, under a Gaussian, of patches at every place of their windows.
 
     Returns (N, n, n, n) in [-1, 1] from patches (N, k, k, k) and windows (N, w, w, w), where n is
-    w - k + 1. NaN marks what a scanner did not see: it takes no part, or the edge of the view would be
-    matched. Flat places give 0, and so do those where less than `LEAST_SEEN` of the weight is seen
-    in both.
+    w - k + 1. NaN marks what a scanner did not see: it takes no part, or the edge of the view would
+    be matched. Flat places give 0, and so do those where less than `LEAST_SEEN` of the weight is
+    seen in both.
     """
     whole = ~patches.isnan().flatten(1).any(1)
     everything = whole & ~windows.isnan().flatten(1).any(1)

@@ -63,7 +63,8 @@ class TLTSystem:
         for place, radius in zip(
             centers.split(LESIONS_AT_ONCE), radii.split(LESIONS_AT_ONCE), strict=True
         ):
-            predicted = self.network(template, search, place, radius)
+            with self._precision():
+                predicted = self.network(template, search, place, radius)
             if last_step is None:
                 answers = predicted.center_mm, self._evidence(predicted)
             else:
@@ -107,8 +108,12 @@ class TLTSystem:
     def _encode(self, image: Tensor) -> Tensor:
         """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
         image = image.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
+        with self._precision():
             return self.network.encode(image)[0].float()
+
+    def _precision(self) -> torch.autocast:
+        """What the network computes in."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
 
     @staticmethod
     def _evidence(predicted: Prediction) -> list[dict[str, float]]:
