@@ -16,12 +16,17 @@ from tlt.registration.result import Registration
 from tlt.systems.base import AlignedPair
 from tlt.systems.patch import (
     FINE,
+    LEAST_SEEN,
     WIDE,
+    PatchMatches,
+    PatchStep,
     PatchSystem,
-    _gaussian_window,
+    Texture,
+    _cube,
+    _gaussian_line,
     _parabola,
     correlate,
-    match_patch,
+    match_patches,
 )
 from tlt.volume import Volume
 
@@ -71,8 +76,8 @@ def test_of_two_equal_places_the_nearer_is_taken() -> None:
     alone = np.where(np.hypot(np.hypot(x, y), z) < 7, 60.0, -100.0)
     template = Volume(alone.astype(np.float32), grid)
     pair = AlignedPair(template, search, PLACES[:1], np.array([7.0]), IDENTITY)
-    wide = match_patch(pair, PLACES[0], PLACES[0], WIDE)
-    assert np.linalg.norm(wide.center_mm - (14.0, 0.0, 0.0)) < 1.0
+    wide = matched(pair, WIDE)
+    assert np.linalg.norm(wide.center_mm[0].numpy() - (14.0, 0.0, 0.0)) < 1.0
     assert wide.correlation - wide.runner_up < 0.1  # and it knows that there is another
 
 
@@ -87,44 +92,90 @@ def test_a_patch_is_seen_through_the_stretch_of_the_tissue() -> None:
     search = Volume(moved.astype(np.float32), template.grid)
     pair = AlignedPair(template, search, PLACES, np.full(2, 8.0), IDENTITY)
     free = replace(FINE, penalty_mm=np.inf)
-    seen = match_patch(pair, PLACES[0], PLACES[0], free, stretch)
-    assert np.linalg.norm(seen.center_mm - (4.0, 2.0, -6.0)) < 0.3
-    assert seen.correlation > match_patch(pair, PLACES[0], PLACES[0], free).correlation + 0.1
-    assert seen.correlation > 0.95
+    seen = matched(pair, free, stretch)
+    assert np.linalg.norm(seen.center_mm[0].numpy() - (4.0, 2.0, -6.0)) < 0.3
+    assert seen.correlation[0] > matched(pair, free).correlation[0] + 0.1
+    assert seen.correlation[0] > 0.95
+
+
+def matched(pair: AlignedPair, step: PatchStep, stretch: np.ndarray | None = None) -> PatchMatches:
+    """The patches at the lesions, looked for about the same places."""
+    places = torch.from_numpy(pair.prior_mm).float()
+    turned = (
+        None if stretch is None else torch.from_numpy(stretch).float().expand(len(places), 3, 3)
+    )
+    template, search = Texture.of(pair.template), Texture.of(pair.search)
+    return match_patches(template, search, places, places, step, turned)
 
 
 def obvious_correlation(patch: np.ndarray, window: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Over what is seen in both, place by place; 0 where that is too little."""
     side, count = len(patch), len(window) - len(patch) + 1
     result = np.zeros((count, count, count))
-    weight = weight / weight.sum()
-    a = patch - (weight * patch).sum()
     for z, y, x in product(range(count), repeat=3):
         part = window[z : z + side, y : y + side, x : x + side]
-        b = part - (weight * part).sum()
-        norms = np.sqrt((weight * a * a).sum() * (weight * b * b).sum())
-        result[z, y, x] = (weight * a * b).sum() / norms
+        both = ~np.isnan(patch) & ~np.isnan(part)
+        w, a, b = weight[both], patch[both], part[both]
+        if w.sum() < LEAST_SEEN * weight.sum():
+            continue
+        a, b = a - (w * a).sum() / w.sum(), b - (w * b).sum() / w.sum()
+        norms = np.sqrt((w * a * a).sum() * (w * b * b).sum())
+        result[z, y, x] = (w * a * b).sum() / norms
     return result
+
+
+def gaussian(half: int) -> torch.Tensor:
+    return _cube(_gaussian_line(half))
 
 
 def test_correlation_is_that_of_an_obvious_loop() -> None:
     rng = np.random.default_rng(0)
     window = rng.uniform(0, 1, (11, 11, 11)).astype(np.float32)
     patch = window[2:7, 4:9, 1:6].copy()
-    weight = _gaussian_window(2)
-    found = correlate(torch.from_numpy(patch), torch.from_numpy(window), weight).numpy()
-    assert np.allclose(found, obvious_correlation(patch, window, weight.numpy()), atol=1e-4)
+    found = correlate(*(torch.from_numpy(v)[None] for v in (patch, window)))[0].numpy()
+    assert np.allclose(found, obvious_correlation(patch, window, gaussian(2).numpy()), atol=1e-4)
     assert np.unravel_index(found.argmax(), found.shape) == (2, 4, 1)
     assert found.max() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_many_correlate_as_one_by_one_whatever_is_seen_of_each() -> None:
+    rng = np.random.default_rng(0)
+    patches = rng.uniform(0, 1, (4, 5, 5, 5)).astype(np.float32)
+    windows = rng.uniform(0, 1, (4, 9, 9, 9)).astype(np.float32)
+    windows[1, :, :, :4] = np.nan  # the edge of the view
+    patches[2, 3:] = np.nan
+    patches[3, 0, 0, 0] = windows[3, :3] = np.nan
+    found = correlate(torch.from_numpy(patches), torch.from_numpy(windows))
+    for patch, window, many in zip(patches, windows, found, strict=True):
+        one = correlate(*(torch.from_numpy(v)[None] for v in (patch, window)))[0]
+        assert torch.allclose(one, many, atol=1e-5)
+        expected = obvious_correlation(patch, window, gaussian(2).numpy())
+        assert np.allclose(many, expected, atol=1e-4)
+    assert (found[1, :, :, 0] == 0).all()  # hardly anything is seen there
+
+
+@pytest.mark.parametrize("step_mm", [1.5, 2.0, 4.0])
+@pytest.mark.parametrize("center", [(3.3, -4.7, 2.0), (30.0, 1.2, -33.1), (200.0, 0.0, 0.0)])
+def test_cubes_hold_the_image_at_their_places(step_mm: float, center: tuple) -> None:
+    volume = texture(torso_grid((40, 36, 44), (2.0, 2.0, 2.0)))
+    volume = replace(volume, voxels=volume.voxels.clip(-1000, 400))
+    places = torch.tensor([(0.3, 0.2, 0.1), center])
+    found = Texture.of(volume).cubes(places, 4, step_mm)
+    steps = step_mm * np.arange(-4, 5)
+    offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij")[::-1], -1)
+    for cube, place in zip(found.numpy(), places.numpy(), strict=True):
+        expected = (volume.sample(place + offsets, np.nan) + 1000) / 1400
+        assert np.array_equal(np.isnan(cube), np.isnan(expected))
+        assert np.allclose(cube, expected, atol=1e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("level", [0.0, 0.714, 1.0])
 def test_flat_places_do_not_correlate(level: float) -> None:
-    weight = _gaussian_window(3)
-    structured = torch.rand((7, 7, 7), generator=torch.Generator().manual_seed(0))
-    flat_window, flat_patch = torch.full((12, 12, 12), level), torch.full((7, 7, 7), level)
-    assert correlate(structured, flat_window, weight).abs().max() < 0.01
-    window = torch.rand((12, 12, 12), generator=torch.Generator().manual_seed(1))
-    assert correlate(flat_patch, window, weight).abs().max() < 0.01
+    structured = torch.rand((1, 7, 7, 7), generator=torch.Generator().manual_seed(0))
+    flat_window, flat_patch = torch.full((1, 12, 12, 12), level), torch.full((1, 7, 7, 7), level)
+    assert correlate(structured, flat_window).abs().max() < 0.01
+    window = torch.rand((1, 12, 12, 12), generator=torch.Generator().manual_seed(1))
+    assert correlate(flat_patch, window).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("level", [0.05, 0.7])
@@ -132,20 +183,24 @@ def test_soft_tissue_correlates_as_exactly_as_noise_of_full_range(level: float) 
     """60 HU of structure, of the 1400 HU that are scaled to one, at any density."""
     generator = torch.Generator().manual_seed(0)
     faint = level + 0.043 * torch.rand((12, 12, 12), generator=generator)
-    patch, weight = faint[3:10, 1:8, 4:11], _gaussian_window(3)
-    found = correlate(patch, faint, weight).numpy()
+    patch, weight = faint[3:10, 1:8, 4:11], gaussian(3)
+    found = correlate(patch[None], faint[None])[0].numpy()
     expected = obvious_correlation(*(v.double().numpy() for v in (patch, faint, weight)))
     assert np.allclose(found, expected, atol=0.01)
 
 
+def parabola(score: np.ndarray, peak_zyx: tuple[int, int, int]) -> np.ndarray:
+    return _parabola(torch.from_numpy(score)[None], torch.tensor([peak_zyx]))[0].numpy()
+
+
 def test_parabola_finds_the_peak_of_a_parabola() -> None:
     peak = np.array([2.3, 3.0, 1.6])
-    index = np.stack(np.indices((5, 6, 4)), -1)
+    index = np.stack(np.indices((5, 5, 5)), -1)
     score = 1 - 0.1 * ((index - peak) ** 2).sum(-1)
-    assert np.allclose(_parabola(score, (2, 3, 2)), [0.3, 0.0, -0.4])
+    assert np.allclose(parabola(score, (2, 3, 2)), [0.3, 0.0, -0.4])
 
 
 def test_parabola_stays_put_at_a_border_and_on_a_plateau() -> None:
     score = 1 - 0.1 * ((np.stack(np.indices((5, 5, 5)), -1) - [0, 4, 2.2]) ** 2).sum(-1)
-    assert np.allclose(_parabola(score, (0, 4, 2)), [0, 0, 0.2])
-    assert np.allclose(_parabola(np.ones((5, 5, 5)), (2, 2, 2)), 0)
+    assert np.allclose(parabola(score, (0, 4, 2)), [0, 0, 0.2])
+    assert np.allclose(parabola(np.ones((5, 5, 5)), (2, 2, 2)), 0)

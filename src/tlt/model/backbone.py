@@ -54,7 +54,9 @@ class ResidualBlock(nn.Module):
             self.skip = convolution(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.second(torch.relu(self.first(x))) + self.skip(x))
+        moved = self.second(self.first(x).relu_())
+        moved += self.skip(x)  # in place, as the rectifiers: new memory costs more than the sum
+        return moved.relu_()
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -69,9 +71,9 @@ def stem_of(config: BackboneConfig, inputs: int) -> nn.Module:
     if config.stem == "published":
         return PublishedStem(inputs, width)
     if config.stem == "compact":
-        return nn.Sequential(convolution(inputs, width, 5, 2), nn.ReLU())
+        return nn.Sequential(convolution(inputs, width, 5, 2), nn.ReLU(inplace=True))
     first, second = convolution(inputs, width, 7), convolution(width, width, 3)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
 
 class Backbone(nn.Module):
@@ -101,9 +103,9 @@ class Backbone(nn.Module):
 
     def scaled(self, image_hu: Tensor) -> Tensor:
         """One channel a window: 0 at its lower, 1 at its upper end."""
-        channels = [(image_hu - low) / (high - low) for low, high in self.windows_hu]
+        channels = [(image_hu - low).div_(high - low) for low, high in self.windows_hu]
         scaled = torch.cat(channels, 1)
-        return scaled.clamp(0, 1) if self.clip else scaled
+        return scaled.clamp_(0, 1) if self.clip else scaled
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

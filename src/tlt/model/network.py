@@ -90,6 +90,24 @@ class TokenMap:
         index_xyz = torch.stack([flat % width, flat // width % height, flat // width // height], -1)
         return self.tokens()[flat], self.origin_mm + index_xyz * self.token_mm
 
+    def cube(self, center_mm: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (N, C) of a cube about the one nearest to a point (3,), even beyond the border.
+
+        With them the place (3,) of that token, and which of the tokens exist (N,); the others
+        repeat the border's.
+        """
+        size = torch.tensor(self.shape_zyx, device=center_mm.device)
+        nearest = ((center_mm - self.origin_mm) / self.token_mm).round().long()
+        steps = torch.arange(-half, half + 1, device=center_mm.device)
+        index = nearest.flip(0)[:, None] + steps  # z y x, side
+        exists = (index >= 0) & (index < size[:, None])
+        z, y, x = index.clamp(min=0).minimum(size[:, None] - 1)
+        _, height, width = self.shape_zyx
+        rows = (z[:, None, None] * height + y[:, None]) * width + x
+        there = exists[0][:, None, None] & exists[1][:, None] & exists[2]
+        place = self.origin_mm + nearest * self.token_mm
+        return self.tokens()[rows.flatten()], place, there.flatten()
+
 
 @dataclass
 class Prediction:

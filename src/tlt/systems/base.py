@@ -19,7 +19,7 @@ from tlt.volume import Volume
 
 Progress = Callable[[str, float], None]
 
-EDGE_MM = 16.0  # of air around the field of view, so that its border looks like one
+EDGE_MM = 4.0  # of air around the field of view, so that its border looks like one
 
 LATTICE_MM = 8.0
 

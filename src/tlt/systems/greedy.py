@@ -186,13 +186,13 @@ def evidence(pair: AlignedPair, warp: Warp, prior_mm: Points) -> dict[str, float
     shift = warp.at(points)
     template = tones(pair.template.sample(points, np.nan))
     before, after = (tones(pair.search.sample(p, np.nan)) for p in (points, points + shift))
-    weight = torch.from_numpy(_gaussian(points - prior_mm))
-    fit = _correlation(template, after, weight)
-    own = (weight / weight.sum()).numpy()[..., None]
+    fit = _correlation(template, after)
+    weight = _gaussian(points - prior_mm)
+    own = (weight / weight.sum())[..., None]
     scatter = shift - (own * shift).sum((0, 1, 2))
     return {
         "correlation": fit,
-        "gain": fit - _correlation(template, before, weight),
+        "gain": fit - _correlation(template, before),
         "spread_mm": float(np.sqrt((own * scatter**2).sum())),
         "squeeze": abs(float(np.log(max(warp.volume_change(prior_mm), LEAST_VOLUME)))),
     }
@@ -210,9 +210,9 @@ def _gaussian(offsets_mm: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.exp(-(offsets_mm**2).sum(-1) / (2 * sigma**2)).astype(np.float32)
 
 
-def _correlation(template: torch.Tensor, search: torch.Tensor, weight: torch.Tensor) -> float:
-    """Weighted NCC of two cubes at the one place where they lie on each other."""
-    return float(correlate(template, search, weight).item())
+def _correlation(template: torch.Tensor, search: torch.Tensor) -> float:
+    """NCC of two cubes, under the same Gaussian, at the one place where they lie on each other."""
+    return float(correlate(template[None], search[None]).item())
 
 
 def _clipped(volume: Volume) -> NDArray[np.float32]:

@@ -12,14 +12,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tlt.model.losses import CONTRAST_SCALE
-from tlt.model.network import TLT, TokenMap
-from tlt.systems.base import AlignedPair
-from tlt.systems.patch import PatchStep, match_patch
+from tlt.systems.patch import PatchStep, Texture, match_patches
 
 FITS = 10
 RIDGE = 0.1
@@ -32,12 +29,13 @@ class Weighing:
     """How the matches of a round are weighed.
 
     Attributes:
-        weight_mm: sigma of their weight over the distance from the lesion.
+        weight_mm: sigma of their weight over the distance from the lesion; (Q, 1, 1) where it
+            is not the same about each.
         outlier_mm: deviation from the fit at which a match counts half.
         held: weight of what was believed before of the lesion, as a share of all matches.
     """
 
-    weight_mm: float
+    weight_mm: float | Tensor
     outlier_mm: float
     held: float
 
@@ -48,28 +46,27 @@ class PatchRound:
 
     Attributes:
         about_mm: distance of their centres from the lesion along an axis; up to a third farther
-            along the diagonals.
+            along the diagonals. (Q, 1, 1) where it is not the same about each.
         step: how each is matched.
         weighing: of the fit.
     """
 
-    about_mm: float
+    about_mm: float | Tensor
     step: PatchStep
     weighing: Weighing
 
-    def beyond(self, radius_mm: float) -> PatchRound:
-        """The round for a lesion of a radius: about a large one the patches lie farther out.
+    def beyond(self, radius_mm: Tensor) -> PatchRound:
+        """The round for lesions of radii (Q,): about a large one the patches lie farther out.
 
         A lesion changes between two scans; the tissue about it tells where it is.
         """
-        larger = min(LARGEST, max(1.0, radius_mm / SMALL_MM))
+        larger = (radius_mm / SMALL_MM).clamp(1.0, LARGEST)[:, None, None]
         weighing = replace(self.weighing, weight_mm=self.weighing.weight_mm * larger)
         return replace(self, about_mm=self.about_mm * larger, weighing=weighing)
 
 
-# Chosen on simulated pairs of the training CTs (docs/decisions/0007).
-TOKENS_NEAR_MM, TOKENS_REACH_MM = 40.0, 32.0
-FAR = PatchRound(20.0, PatchStep(32.0, 28.0, 4.0, penalty_mm=40.0), Weighing(20.0, 4.0, 0.1))
+# Chosen on simulated pairs of the training CTs (docs/decisions/0007, 0012).
+FAR = PatchRound(20.0, PatchStep(32.0, 16.0, 4.0, penalty_mm=40.0), Weighing(20.0, 4.0, 0.1))
 # No penalty for distance from here on: it would pull every patch towards what was believed.
 CLOSER = (
     PatchRound(14.0, PatchStep(20.0, 10.0, 2.0, math.inf), Weighing(12.0, 3.0, 0.05)),
@@ -78,7 +75,7 @@ CLOSER = (
 
 
 class Matches(NamedTuple):
-    """Places (K, 3) of the template, their displacements (K, 3) in mm, and weights (K,)."""
+    """Places (Q, K, 3) of the template about Q lesions, displacements in mm, weights (Q, K)."""
 
     places_mm: Tensor
     moved_mm: Tensor
@@ -87,138 +84,106 @@ class Matches(NamedTuple):
 
 @dataclass(frozen=True)
 class LocalMotion:
-    """Displacement of the tissue about a place.
+    """Displacement of the tissue about each of Q places.
 
     Attributes:
-        center_mm: (3,) the place, in the template.
-        shift_mm: (3,) its displacement.
-        gradient: (3, 3) change of the displacement (columns x, y, z) a mm of place (rows).
-        spread_mm: mean deviation of the matches that it rests on; 0 where there are none.
+        center_mm: (Q, 3) the places, in the template.
+        shift_mm: (Q, 3) their displacements.
+        gradient: (Q, 3, 3) change of the displacement (columns x, y, z) a mm of place (rows).
+        spread_mm: (Q,) mean deviation of the matches that it rests on; 0 where there are none.
     """
 
     center_mm: Tensor
     shift_mm: Tensor
     gradient: Tensor
-    spread_mm: float = 0.0
+    spread_mm: Tensor
 
     @staticmethod
     def constant(center_mm: Tensor, shift_mm: Tensor) -> LocalMotion:
-        """The same displacement everywhere."""
-        return LocalMotion(center_mm, shift_mm, torch.zeros_like(center_mm).expand(3, 3))
+        """The same displacement everywhere about a place."""
+        gradient = center_mm.new_zeros(len(center_mm), 3, 3)
+        return LocalMotion(center_mm, shift_mm, gradient, center_mm.new_zeros(len(center_mm)))
 
     def __call__(self, places_mm: Tensor) -> Tensor:
-        """Displacements (K, 3) at places (K, 3)."""
-        return self.shift_mm + (places_mm - self.center_mm) @ self.gradient
+        """Displacements (Q, K, 3) at places (Q, K, 3)."""
+        return self.shift_mm[:, None] + (places_mm - self.center_mm[:, None]) @ self.gradient
+
+    @property
+    def still(self) -> LocalMotion:
+        """No displacement about the same places."""
+        return LocalMotion.constant(self.center_mm, torch.zeros_like(self.shift_mm))
 
     @property
     def moved_mm(self) -> Tensor:
-        """Where (3,) the place went."""
+        """Where (Q, 3) the places went."""
         return self.center_mm + self.shift_mm
 
     @property
-    def stretch(self) -> np.ndarray:
-        """The matrix (3, 3) by which small vectors of the template are carried over."""
-        strain = self.gradient.T.double().cpu().numpy()
-        return np.eye(3) + np.clip(strain, -MOST_STRAIN, MOST_STRAIN)
+    def stretch(self) -> Tensor:
+        """The matrices (Q, 3, 3) by which small vectors of the template are carried over."""
+        strain = self.gradient.mT.clamp(-MOST_STRAIN, MOST_STRAIN)
+        return torch.eye(3, device=strain.device) + strain
 
 
 def fit_local_motion(matches: Matches, believed: LocalMotion, weighing: Weighing) -> LocalMotion:
-    """The affine displacement that most matches agree on: reweighted least squares.
+    """The affine displacements that most matches agree on: reweighted least squares.
 
     ``believed`` is where it starts, and one more match at the lesion itself.
     """
-    places = torch.cat([matches.places_mm, believed.center_mm[None]]) - believed.center_mm
-    moved = torch.cat([matches.moved_mm, believed.shift_mm[None]])
-    weight = matches.weight * torch.exp(-places[:-1].square().sum(-1) / (2 * weighing.weight_mm**2))
-    weight = torch.cat([weight, weighing.held * weight.sum().clamp(min=1e-6)[None]])
-    design = torch.cat([torch.ones_like(places[:, :1]), places / weighing.weight_mm], 1)
+    center, shift = believed.center_mm[:, None], believed.shift_mm[:, None]  # Q, 1, 3
+    places = torch.cat([matches.places_mm, center], 1) - center
+    moved = torch.cat([matches.moved_mm, shift], 1)
+    weight = matches.weight * _nearness(matches.places_mm, center, weighing)
+    held = weighing.held * weight.sum(1, keepdim=True).clamp(min=1e-6)
+    weight = torch.cat([weight, held], 1)
+    design = torch.cat([torch.ones_like(places[..., :1]), places / weighing.weight_mm], -1)
     ridge = torch.diag(torch.tensor([1e-6, RIDGE, RIDGE, RIDGE], device=design.device))
-    fitted = torch.zeros(4, 3, device=design.device)
-    fitted[0] = believed.shift_mm
+    fitted = F.pad(shift, (0, 0, 0, 3))  # Q, 4, 3
     for scale in (2 * weighing.outlier_mm, *(weighing.outlier_mm,) * (FITS - 1)):
         deviation = (moved - design @ fitted).norm(dim=-1)
-        kept = weight / (1 + (deviation / scale) ** 2)
-        normal = design.mT @ (kept[:, None] * design) + ridge * kept.sum()
-        fitted = torch.linalg.solve(normal, design.mT @ (kept[:, None] * moved))
-    spread = (kept * deviation).sum() / kept.sum()
-    return LocalMotion(
-        believed.center_mm, fitted[0], fitted[1:] / weighing.weight_mm, float(spread)
-    )
+        kept = weight / (1 + (deviation / scale).square())
+        total = kept.sum(1)
+        weighed = (kept[..., None] * design).mT
+        normal = weighed @ design + ridge * total[:, None, None]
+        fitted = torch.linalg.solve(normal, weighed @ moved)
+    spread = (kept * deviation).sum(1) / total
+    return LocalMotion(believed.center_mm, fitted[:, 0], fitted[:, 1:] / weighing.weight_mm, spread)
 
 
-def embedding_map(network: TLT, tokens: TokenMap) -> TokenMap:
-    """The map of embeddings of a map of features."""
-    embedded = network.embedding(tokens.tokens()).mT.unflatten(1, tokens.features.shape[1:])
-    return TokenMap(embedded, tokens.origin_mm, tokens.token_mm)
+def _nearness(places_mm: Tensor, center_mm: Tensor, weighing: Weighing) -> Tensor:
+    """Weights (Q, K) of places by their distance from the lesions (Q, 1, 3)."""
+    return torch.exp(-((places_mm - center_mm) / weighing.weight_mm).square().sum(-1) / 2)
 
 
-def token_matches(
-    template: TokenMap,
-    search: TokenMap,
-    expected: LocalMotion,
-    near_mm: float = TOKENS_NEAR_MM,
-    reach_mm: float = TOKENS_REACH_MM,
+def patch_matches(
+    template: Texture, search: Texture, expected: LocalMotion, patches: PatchRound
 ) -> Matches:
-    """The tokens within ``near_mm`` of a place, each matched by its embedding alone.
-
-    Each is looked for within ``reach_mm`` of where it is expected, along each axis.
-
-    A token's counterpart is the mean place around its most similar search token; its weight is the
-    share of the softmax that lies there.
-    """
-    center = expected.center_mm[None]
-    tokens, places = (v[0] for v in template.windows(center, near_mm))
-    inside = (places - center).norm(dim=-1) <= near_mm
-    tokens, places = tokens[inside], places[inside]
-    goals = places + expected(places)
-    middle = expected.moved_mm[None]
-    extent = float((torch.cat([goals, middle]) - middle).abs().max()) + reach_mm
-    candidates, where = (v[0] for v in search.windows(middle, extent))
-    allowed = _within(where, goals, reach_mm)
-    some = allowed.any(1)  # the expected place may lie outside the map
-    logits = CONTRAST_SCALE * tokens[some] @ candidates.mT
-    share, places = logits.masked_fill_(~allowed[some], -torch.inf).softmax(-1), places[some]
-    local = share * _within(where, where[share.argmax(-1)], 1.5 * search.token_mm)
-    weight = local.sum(-1)
-    return Matches(places, local @ where / weight[:, None] - places, weight)
-
-
-def _within(where: Tensor, centers: Tensor, reach_mm: float) -> Tensor:
-    """Which places (N, 3) lie within a distance of centres (K, 3) along every axis: (K, N)."""
-    near = (where[:, 0] - centers[:, :1]).abs() <= reach_mm
-    for axis in (1, 2):  # one axis at a time: (K, N, 3) would not fit into the cache
-        near &= (where[:, axis] - centers[:, axis : axis + 1]).abs() <= reach_mm
-    return near
-
-
-def patch_matches(pair: AlignedPair, expected: LocalMotion, patches: PatchRound) -> Matches:
-    """27 places about a lesion, itself the first, each matched by a patch.
+    """27 places about each lesion, itself the first, each matched by a patch.
 
     The weight is the squared correlation.
     """
-    places = expected.center_mm + patches.about_mm * _directions().to(expected.center_mm)
-    starts = (places + expected(places)).double().cpu().numpy()
-    found = [
-        match_patch(pair, place, start, patches.step, expected.stretch)
-        for place, start in zip(places.double().cpu().numpy(), starts, strict=True)
-    ]
-    moved = torch.as_tensor(np.array([f.center_mm for f in found])).to(places) - places
-    correlation = torch.tensor([f.correlation for f in found]).to(places)
-    return Matches(places, moved, correlation.clamp(min=0).square())
+    center = expected.center_mm[:, None]
+    places = center + patches.about_mm * _directions().to(center)  # Q, 27, 3
+    starts = places + expected(places)
+    stretch = expected.stretch.repeat_interleave(places.shape[1], 0)
+    found = match_patches(
+        template, search, places.flatten(0, 1), starts.flatten(0, 1), patches.step, stretch
+    )
+    moved = found.center_mm.view_as(places) - places
+    weight = found.correlation.clamp(min=0).square()
+    return Matches(places, moved, weight.view(places.shape[:2]))
 
 
 def pooled(tokens: Matches, patches: Matches, weighing: Weighing) -> Matches:
-    """Both together, each with half of the weight about the lesion (the first of the patches)."""
-
-    def total(matches: Matches) -> Tensor:
-        distance2 = (matches.places_mm - patches.places_mm[0]).square().sum(-1)
-        return (matches.weight * torch.exp(-distance2 / (2 * weighing.weight_mm**2))).sum()
-
-    of_tokens, of_patches = total(tokens), total(patches)
-    if of_tokens == 0 or of_patches == 0:
-        return patches if of_tokens == 0 else tokens
-    scaled = patches._replace(weight=patches.weight * of_tokens / of_patches)
-    return Matches(*(torch.cat(both) for both in zip(tokens, scaled, strict=True)))
+    """Both together, each with half of the weight about a lesion (the first of the patches)."""
+    center = patches.places_mm[:, :1]
+    of_tokens, of_patches = (
+        (m.weight * _nearness(m.places_mm, center, weighing)).sum(1, keepdim=True)
+        for m in (tokens, patches)
+    )
+    ratio = torch.where((of_tokens > 0) & (of_patches > 0), of_tokens / of_patches, 1.0)
+    scaled = patches._replace(weight=patches.weight * ratio)
+    return Matches(*(torch.cat(both, 1) for both in zip(tokens, scaled, strict=True)))
 
 
 def _directions() -> Tensor:

@@ -8,7 +8,6 @@ last step.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,23 +18,13 @@ from torch import Tensor
 from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network
 from tlt.systems.base import AlignedPair, Location, Progress
-from tlt.systems.local_motion import (
-    CLOSER,
-    FAR,
-    TOKENS_NEAR_MM,
-    TOKENS_REACH_MM,
-    LocalMotion,
-    embedding_map,
-    fit_local_motion,
-    patch_matches,
-    pooled,
-    token_matches,
-)
+from tlt.systems.last_step import LastStep
+from tlt.systems.token_matching import TOKENS_NEAR_MM, TOKENS_REACH_MM
 from tlt.threads import one_thread, use_one_thread
 from tlt.volume import AIR_HU, Volume
 
 LESIONS_AT_ONCE = 8
-TILE_VOXELS = 3_000_000
+TILE_VOXELS = 16_000_000
 
 
 class TLTSystem:
@@ -63,44 +52,22 @@ class TLTSystem:
         """Network prediction and, with ``refine``, the last step for each lesion."""
         report = progress or _silent
         template, search = self.token_maps(pair, report)
-        embedded: tuple[TokenMap, TokenMap] | None = None
-        if self.refine and self.config.similarity:
-            embedded = embedding_map(self.network, template), embedding_map(self.network, search)
+        last_step = LastStep.of(pair, self.network, template, search) if self.refine else None
         located: list[Location] = []
-        count = len(pair.prior_mm)
-        for start in range(0, count, LESIONS_AT_ONCE):
-            part = slice(start, start + LESIONS_AT_ONCE)
-            centers, radii = (self._tensor(v[part]) for v in (pair.prior_mm, pair.radius_mm))
-            predicted = self.network(template, search, centers, radii)
-            for motion, evidence in self._answers(pair, predicted, centers, radii, embedded):
-                located.append(Location(motion.moved_mm.double().cpu().numpy(), evidence))
-                report("find lesions", len(located) / count)
+        centers, radii = self._tensor(pair.prior_mm), self._tensor(pair.radius_mm)
+        for place, radius in zip(
+            centers.split(LESIONS_AT_ONCE), radii.split(LESIONS_AT_ONCE), strict=True
+        ):
+            with self._precision():
+                predicted = self.network(template, search, place, radius)
+            if last_step is None:
+                answers = predicted.center_mm, self._evidence(predicted)
+            else:
+                answers = _on_all_cores(last_step, place, predicted.center_mm, radius)
+            for moved, evidence in zip(answers[0].double().cpu().numpy(), answers[1], strict=True):
+                located.append(Location(moved, evidence))
+            report("find lesions", len(located) / len(centers))
         return located
-
-    def _answers(
-        self,
-        pair: AlignedPair,
-        predicted: Prediction,
-        centers_mm: Tensor,
-        radius_mm: Tensor,
-        embedded: tuple[TokenMap, TokenMap] | None,
-    ) -> Iterator[tuple[LocalMotion, dict[str, float]]]:
-        """The motion of each lesion with its evidence; the last step on one core a lesion."""
-        motions = [
-            LocalMotion.constant(center, there - center)
-            for center, there in zip(centers_mm, predicted.center_mm, strict=True)
-        ]
-        if not self.refine:
-            for index, motion in enumerate(motions):
-                yield motion, self._evidence(predicted, index)
-            return
-
-        @torch.inference_mode()  # a mode is a thread's own
-        def refined(motion: LocalMotion, radius: float) -> tuple[LocalMotion, dict[str, float]]:
-            return self._refined(pair, motion, radius, embedded)
-
-        with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
-            yield from pool.map(refined, motions, radius_mm.tolist())
 
     def token_maps(
         self, pair: AlignedPair, progress: Progress | None = None
@@ -136,50 +103,23 @@ class TLTSystem:
     def _encode(self, image: Tensor) -> Tensor:
         """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
         image = image.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
+        with self._precision():
             return self.network.encode(image)[0].float()
 
-    def _refined(
-        self,
-        pair: AlignedPair,
-        predicted: LocalMotion,
-        radius_mm: float,
-        embedded: tuple[TokenMap, TokenMap] | None,
-    ) -> tuple[LocalMotion, dict[str, float]]:
-        """What the tissue about a lesion makes of the network's answer, and how well it agrees.
-
-        Tokens are looked for about the prior: a network that errs must not lead them astray. The
-        far patches look about what the tokens say, and are pooled with them.
-        """
-        still = LocalMotion.constant(predicted.center_mm, torch.zeros_like(predicted.shift_mm))
-        if embedded is None:
-            motion = fit_local_motion(patch_matches(pair, still, FAR), predicted, FAR.weighing)
-        else:
-            tokens = token_matches(*embedded, still)
-            first = fit_local_motion(tokens, predicted, FAR.weighing)
-            matches = pooled(tokens, patch_matches(pair, first, FAR), FAR.weighing)
-            motion = fit_local_motion(matches, first, FAR.weighing)
-        tissue_mm = motion.spread_mm
-        for patches in CLOSER:
-            patches = patches.beyond(radius_mm)
-            matches = patch_matches(pair, motion, patches)
-            motion = fit_local_motion(matches, motion, patches.weighing)
-        pulled = motion.shift_mm - predicted.shift_mm
-        return motion, {
-            "tissue_mm": tissue_mm,
-            "patches_mm": motion.spread_mm,
-            "pulled_mm": float(pulled.norm()),
-            "correlation": float(matches.weight[0].sqrt()),
-        }
+    def _precision(self) -> torch.autocast:
+        """What the network computes in."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
 
     @staticmethod
-    def _evidence(predicted: Prediction, index: int) -> dict[str, float]:
-        """Share of the softmax within 12 mm of the centre, and spread of the regressed centres."""
-        share = predicted.logits[index].softmax(-1)
-        near = (predicted.positions_mm[index] - predicted.center_mm[index]).norm(dim=-1) < 12.0
-        offset = predicted.centers_mm[index] - predicted.center_mm[index]
-        spread = (share * offset.square().sum(-1)).sum().sqrt()
-        return {"peak": float(share[near].sum()), "spread_mm": float(spread)}
+    def _evidence(predicted: Prediction) -> list[dict[str, float]]:
+        """Share of the softmax within 12 mm of a centre, and spread of the regressed centres."""
+        share = predicted.logits.softmax(-1)  # Q, N
+        center = predicted.center_mm[:, None]
+        near = (predicted.positions_mm - center).norm(dim=-1) < 12.0
+        offset2 = (predicted.centers_mm - center).square().sum(-1)
+        peak, spread = (share * near).sum(-1), (share * offset2).sum(-1).sqrt()
+        pairs = zip(peak.tolist(), spread.tolist(), strict=True)
+        return [{"peak": peak, "spread_mm": spread} for peak, spread in pairs]
 
     def _tensor(self, values) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
@@ -197,6 +137,19 @@ def seen_through(template: Volume, search: Volume) -> Volume:
     """
     unseen = np.isnan(search.voxels)
     return replace(template, voxels=np.where(unseen, np.float32(AIR_HU), template.voxels))
+
+
+def _on_all_cores(last_step: LastStep, *lesions: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
+    """The last step with an equal share of the lesions (Q, ...) on each core."""
+    share = -(-len(lesions[0]) // (os.cpu_count() or 1))
+
+    @torch.inference_mode()  # a mode is a thread's own
+    def refined(*part: Tensor) -> tuple[Tensor, list[dict[str, float]]]:
+        return last_step(*part)
+
+    with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
+        parts = list(pool.map(refined, *(values.split(share) for values in lesions)))
+    return torch.cat([moved for moved, _ in parts]), [row for _, rows in parts for row in rows]
 
 
 def _silent(stage: str, fraction: float) -> None:
