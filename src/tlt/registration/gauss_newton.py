@@ -23,7 +23,7 @@ DAMPING = 1e-4
 ORGAN_TONES = tuple(float(t) for t in tones(np.array([-10.0, 150.0])))
 CONTRAST_MAX = 1.0  # 90 HU
 PAIRS = [(i, j) for i in range(4) for j in range(i + 1)]  # entries of a symmetric 4x4 matrix
-OVERLAP_COST = 0.25  # the mean residual counts (points / points inside) to this power dearer
+OVERLAP_COST = 0.5  # the mean residual counts (points / points inside) to this power dearer
 
 
 def to_theta(transform: AffineTransform, center_mm: Points) -> torch.Tensor:
@@ -51,6 +51,7 @@ def refine(
     center_mm: Points,
     iterations: int,
     max_points: int,
+    prior: float = PRIOR,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best parameters (K, 3, 4) met on the way from K starts, and their scores (K,).
 
@@ -74,7 +75,7 @@ def refine(
             # ESM: the mean of both images' slopes makes the step second order
             back = torch.linalg.inv_ex(theta[:, :, :3] / UNIT_MM).inverse
             slope = (their_slopes + back.mT @ torch.stack(slopes)) / 2  # (K, 3, N)
-            theta = theta + _step(design, products, slope, residual, inside, theta)
+            theta = theta + _step(design, products, slope, residual, inside, theta, prior)
     return best, best_score
 
 
@@ -132,6 +133,7 @@ def _step(
     residual: torch.Tensor,
     inside: torch.Tensor,
     theta: torch.Tensor,
+    prior: float,
 ) -> torch.Tensor:
     """The change (K, 3, 4) that minimises the reweighted squares of the linearised residual.
 
@@ -150,9 +152,9 @@ def _step(
     hessian = hessian.reshape(K, 12, 12)
     curvature = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-9
     pull = F.pad(_strain(theta[:, :, :3].double()), (0, 1)).reshape(K, 12, 1)
-    prior = torch.tensor([PRIOR, PRIOR, PRIOR, 0.0], dtype=torch.double).repeat(3)
-    hessian = hessian + curvature * torch.diag(prior + DAMPING)
-    gradient = gradient + curvature * PRIOR * pull
+    held = torch.tensor([prior, prior, prior, 0.0], dtype=torch.double).repeat(3)
+    hessian = hessian + curvature * torch.diag(held + DAMPING)
+    gradient = gradient + curvature * prior * pull
     return -torch.linalg.solve_ex(hessian, gradient).result.reshape(K, 3, 4).float()
 
 
