@@ -7,6 +7,8 @@ parameters theta (3, 4) maps a fixed point x to ``theta @ ((x - center) / 100 mm
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,8 @@ PRIOR = 0.03  # weight of "rotation and one scale", part of the mean curvature o
 DAMPING = 1e-4
 ORGAN_TONES = tuple(float(t) for t in tones(np.array([-10.0, 150.0])))
 CONTRAST_MAX = 1.0  # 90 HU
-OVERLAP_COST = 0.25  # the mean residual counts (points / points inside) to this power dearer
+PAIRS = [(i, j) for i in range(4) for j in range(i + 1)]  # entries of a symmetric 4x4 matrix
+OVERLAP_COST = 0.5  # the mean residual counts (points / points inside) to this power dearer
 
 
 def to_theta(transform: AffineTransform, center_mm: Points) -> torch.Tensor:
@@ -48,24 +51,22 @@ def refine(
     center_mm: Points,
     iterations: int,
     max_points: int,
+    prior: float = PRIOR,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best parameters (K, 3, 4) met on the way from K starts, and their scores (K,).
 
     The residual is taken over the fixed body and the air around it, where the moving scan sees.
     """
-    where = _dilated(fixed.body) & fixed.valid
-    points = fixed.points_mm(where)
-    stride = 1 + (len(points) - 1) // max_points
-    design = design_matrix(points[::stride], center_mm)
-    values = fixed.image[where][::stride]
-    slopes = _slopes(fixed)[:, where][:, ::stride].mT  # (N, 3)
+    where = torch.nonzero(fixed.near_body)
+    where = where[:: 1 + (len(where) - 1) // max_points]
+    design = design_matrix(fixed.grid.index_to_mm(where.numpy()), center_mm)
+    values, *slopes = fixed.features[_flat(where.T, fixed)].T[:4]
     soft = (values > ORGAN_TONES[0]) & (values < ORGAN_TONES[1])
-    channels = torch.cat([moving.image[None], _slopes(moving), moving.valid[None].float()])
+    products = torch.stack([design[:, i] * design[:, j] for i, j in PAIRS], 1)  # (N, 10)
     best, best_score = theta, torch.full((len(theta),), torch.inf)
     for step in range(iterations + 1):
-        sampled, inside = sample(channels, moving, design @ theta.mT)  # (5, K, N), (K, N)
-        inside &= sampled[4] > 0.99
-        residual = _without_contrast(sampled[0] - values, inside & soft)
+        theirs, their_slopes, inside = _extrapolated(moving, theta, design)
+        residual = _without_contrast(theirs - values, inside & soft)
         score = _score(residual, inside)
         better = score < best_score
         best = torch.where(better[:, None, None], theta, best)
@@ -73,9 +74,39 @@ def refine(
         if step < iterations:
             # ESM: the mean of both images' slopes makes the step second order
             back = torch.linalg.inv_ex(theta[:, :, :3] / UNIT_MM).inverse
-            slope = (sampled[1:4].permute(1, 2, 0) + slopes @ back) / 2  # (K, N, 3)
-            theta = theta + _step(design, slope, residual, inside, theta)
+            slope = (their_slopes + back.mT @ torch.stack(slopes)) / 2  # (K, 3, N)
+            theta = theta + _step(design, products, slope, residual, inside, theta, prior)
     return best, best_score
+
+
+def _extrapolated(
+    level: Level, theta: torch.Tensor, design: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values (K, N) and slopes (K, 3, N) at mapped points, and which lie in view (K, N).
+
+    The nearest voxel's, with the value continued along its slopes: one place to read instead of
+    eight.
+    """
+    spacing = level.grid.spacing_mm[0]
+    size = torch.tensor(level.grid.size_xyz)[:, None]
+    place = theta.clone()
+    place[:, :, 3] -= torch.tensor(level.grid.origin_mm)
+    place = (place / spacing) @ design.T  # (K, 3, N), voxels
+    # beyond the outer voxel centres the values only repeat, unless there is but a voxel or two
+    edge = torch.where(size > 2, 0.0, 0.5)
+    inside = ((place >= -edge) & (place <= size - 1 + edge)).all(1)
+    nearest = place.round().clamp(torch.zeros(3, 1), size - 1.0)
+    x, y, z = nearest.long().unbind(1)
+    found = level.features[_flat((z, y, x), level)].movedim(-1, 1)  # (K, 5, N)
+    slopes = found[:, 1:4]
+    values = found[:, 0] + (slopes * (place - nearest)).sum(1) * spacing
+    return values, slopes, inside & (found[:, 4] > 0.5)
+
+
+def _flat(index_zyx: Iterable[torch.Tensor], level: Level) -> torch.Tensor:
+    """Rows of `Level.features` of voxels."""
+    z, y, x = index_zyx
+    return (z * level.grid.size_xyz[1] + y) * level.grid.size_xyz[0] + x
 
 
 def _without_contrast(residual: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
@@ -97,23 +128,33 @@ def _score(residual: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
 
 def _step(
     design: torch.Tensor,
+    products: torch.Tensor,
     slope: torch.Tensor,
     residual: torch.Tensor,
     inside: torch.Tensor,
     theta: torch.Tensor,
+    prior: float,
 ) -> torch.Tensor:
-    """The change (K, 3, 4) that minimises the reweighted squares of the linearised residual."""
-    K, N = residual.shape
-    jacobian = (slope[..., None] * design[:, None, :]).reshape(K, N, 12)
-    weight = inside / residual.abs().clamp(min=RESIDUAL_FLOOR)
-    weighted = (jacobian * weight[..., None]).mT  # (K, 12, N)
-    hessian = (weighted @ jacobian).double()
-    gradient = (weighted @ residual[..., None]).double()
+    """The change (K, 3, 4) that minimises the reweighted squares of the linearised residual.
+
+    Each row of the Jacobian is slope x design, so the Hessian is made of the products of both.
+    """
+    K = len(residual)
+    weighted = slope * (inside / residual.abs().clamp(min=RESIDUAL_FLOOR))[:, None]
+    gradient = ((weighted * residual[:, None]) @ design).double().reshape(K, 12, 1)
+    hessian = torch.empty((K, 3, 4, 3, 4), dtype=torch.double)
+    rows, columns = (list(side) for side in zip(*PAIRS, strict=True))
+    for i in range(3):
+        for j in range(i + 1):
+            block = ((weighted[:, i] * slope[:, j]) @ products).double()
+            hessian[:, i, rows, j, columns] = hessian[:, i, columns, j, rows] = block
+            hessian[:, j, :, i, :] = hessian[:, i, :, j, :]
+    hessian = hessian.reshape(K, 12, 12)
     curvature = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-9
     pull = F.pad(_strain(theta[:, :, :3].double()), (0, 1)).reshape(K, 12, 1)
-    prior = torch.tensor([PRIOR, PRIOR, PRIOR, 0.0], dtype=torch.double).repeat(3)
-    hessian = hessian + curvature * torch.diag(prior + DAMPING)
-    gradient = gradient + curvature * PRIOR * pull
+    held = torch.tensor([prior, prior, prior, 0.0], dtype=torch.double).repeat(3)
+    hessian = hessian + curvature * torch.diag(held + DAMPING)
+    gradient = gradient + curvature * prior * pull
     return -torch.linalg.solve_ex(hessian, gradient).result.reshape(K, 3, 4).float()
 
 
@@ -137,18 +178,3 @@ def sample(
         channels[None], place[None, :, :, None], padding_mode="border", align_corners=False
     )
     return values[0, ..., 0], inside
-
-
-def _slopes(level: Level) -> torch.Tensor:
-    """Central differences (3, D, H, W) of the image along x, y, z, per mm."""
-    padded = F.pad(level.image[None, None], (1, 1, 1, 1, 1, 1), "replicate")[0, 0]
-    inner = slice(1, -1)
-    x = padded[inner, inner, 2:] - padded[inner, inner, :-2]
-    y = padded[inner, 2:, inner] - padded[inner, :-2, inner]
-    z = padded[2:, inner, inner] - padded[:-2, inner, inner]
-    return torch.stack([x, y, z]) / (2 * level.grid.spacing_mm[0])
-
-
-def _dilated(mask: torch.Tensor) -> torch.Tensor:
-    """The mask and its neighbours: the air at the skin shows where the body ends."""
-    return F.max_pool3d(mask[None, None].float(), 3, 1, 1)[0, 0] > 0.5

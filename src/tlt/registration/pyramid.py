@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,6 +42,24 @@ class Level:
         """LPS points (N, 3) of the voxels where a mask (D, H, W) is true."""
         return self.grid.index_to_mm(torch.nonzero(where).numpy())
 
+    @cached_property
+    def near_body(self) -> torch.Tensor:
+        """(D, H, W) bool: body and the air at the skin, which shows where the body ends."""
+        return F.max_pool3d(self.body[None].float(), 3, 1, 1)[0].bool() & self.valid
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """(D * H * W, 5): image, its slopes along x, y, z (per mm), and 1 where it is valid."""
+        padded = F.pad(self.image[None, None], (1, 1, 1, 1, 1, 1), "replicate")[0, 0]
+        inner, step = slice(1, -1), 2 * self.grid.spacing_mm[0]
+        found = torch.empty((*self.image.shape, 5))
+        found[..., 0] = self.image
+        found[..., 1] = (padded[inner, inner, 2:] - padded[inner, inner, :-2]) / step
+        found[..., 2] = (padded[inner, 2:, inner] - padded[inner, :-2, inner]) / step
+        found[..., 3] = (padded[2:, inner, inner] - padded[:-2, inner, inner]) / step
+        found[..., 4] = self.valid
+        return found.flatten(0, 2)
+
 
 def pyramid(volume: Volume, finest_mm: float = 4.0, levels: int = 3) -> list[Level]:
     """Levels of the volume, finest first; each doubles the spacing of the one before."""
@@ -72,9 +91,16 @@ def body_mask(voxels: NDArray, spacing_mm: float) -> NDArray[np.bool_]:
     if count == 0:
         return np.zeros(voxels.shape, bool)
     body = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    for k, slice_ in enumerate(body):
-        body[k] = ndimage.binary_fill_holes(slice_)
-    return body
+    return _filled(body, cross)
+
+
+def _filled(body: NDArray[np.bool_], cross: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The body with what it encloses in each slice; ``cross`` are neighbours in plane."""
+    outside, _ = ndimage.label(~body, cross)
+    open_ = np.zeros(outside.max() + 1, bool)
+    for edge in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
+        open_[edge] = True
+    return body | ~open_[outside]
 
 
 def field_of_view(volume: Volume, grid: Grid, voxels: NDArray) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from tlt.registration.pyramid import Level
 # against abdomens (n 24): at most 0.79. Chest against pelvis (n 24): at most 0.35. A map that is
 # wrong by a few mm shows in no similarity.
 SIMILARITY_OK = 0.70
-SIMILARITY_SURE = 0.80  # below it other engines are asked as well
+SIMILARITY_SURE = 0.80  # below it the patient may have been turned over
 SIMILARITY_SAME_REGION = 0.40
 OVERLAP_OK = 0.15
 OVERLAP_SAME_REGION = 0.05
