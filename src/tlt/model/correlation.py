@@ -69,7 +69,7 @@ def middle(values: Tensor, half_zyx: Triple) -> Tensor:
         slice(size // 2 - half, size // 2 + half + 1)
         for size, half in zip(values.shape[-3:], half_zyx, strict=True)
     ]
-    return values[(..., *cut)]
+    return values[..., cut[0], cut[1], cut[2]]
 
 
 def correlate(windows: Tensor, kernels: Tensor, half_zyx: Triple) -> Tensor:
@@ -79,9 +79,7 @@ def correlate(windows: Tensor, kernels: Tensor, half_zyx: Triple) -> Tensor:
     larger by at least half of kernels (Q, C, d, h, w), whose sides are odd. The sum over the kernel
     is divided by its number of tokens, so that kernels of any size give values of one scale.
     """
-    reach = tuple(
-        half + size // 2 for half, size in zip(half_zyx, kernels.shape[2:], strict=True)
-    )
+    reach = tuple(half + size // 2 for half, size in zip(half_zyx, kernels.shape[2:], strict=True))
     part = middle(windows, reach)  # type: ignore[arg-type]
     with torch.autocast(part.device.type, enabled=False):
         found: Tensor = _Correlation.apply(part.float(), kernels.float())

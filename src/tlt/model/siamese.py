@@ -1,4 +1,4 @@
-"""What the networks share that answer with a map of scores about the prior (SiamRPN++, DLT, TransT).
+"""What the networks share that answer with a map of scores: SiamRPN++, DLT and TransT.
 
 Template and search image pass through one backbone; each lesion is then looked for in the window
 about its prior. An embedding of the features is learned beside it, by the dense contrastive loss
@@ -54,9 +54,7 @@ class SiameseNetwork(nn.Module):
         return F.normalize(self.embed(tokens).float(), dim=-1)
 
 
-def windowed_best(
-    logits: Tensor, offsets_mm: Tensor, reach_mm: float, influence: float
-) -> Tensor:
+def windowed_best(logits: Tensor, offsets_mm: Tensor, reach_mm: float, influence: float) -> Tensor:
     """Index (Q,) of the best token, where a cosine window about the prior has its say.
 
     Score = (1 - influence) * probability + influence * window; the window is the product over the

@@ -20,7 +20,13 @@ from tlt.families import FAMILIES, Family
 from tlt.model.backbone import fold_batch_norms
 
 # Weights that trackers take by name, and what makes them again.
-KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+KNOWN = {
+    "tlt-ct": "configs/compact-motion.yaml",
+    "transt-ct": "configs/table1/transt.yaml",
+    "dlt-ct": "configs/table1/dlt.yaml",
+    "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
+    "siamrpn-ct": "configs/table1/siamrpn.yaml",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,11 +97,10 @@ class FastCrossCorrelation(nn.Module):
     def __init__(self, channels: int, local_kernel: Triple, global_kernel: Triple) -> None:
         super().__init__()
         self.local_half = _halves(local_kernel)
+        depth, height, width = global_kernel
         self.flatten = nn.ModuleList(
-            nn.Conv3d(
-                channels, channels, [n if a == axis else 1 for a, n in enumerate(global_kernel)]
-            )
-            for axis in range(3)
+            nn.Conv3d(channels, channels, extent)
+            for extent in ((depth, 1, 1), (1, height, 1), (1, 1, width))
         )
 
     def forward(self, lesion: Tensor, windows: Tensor, half_zyx: Triple) -> Tensor:
@@ -128,9 +127,7 @@ class DLT(SiameseNetwork):
         self.smooth = convolution(channels, channels, 3)
         self.template_signal = AnatomySignalEncoder(channels)
         self.search_signal = AnatomySignalEncoder(channels)
-        self.correlation = FastCrossCorrelation(
-            channels, config.local_kernel, config.global_kernel
-        )
+        self.correlation = FastCrossCorrelation(channels, config.local_kernel, config.global_kernel)
         self.scale = nn.BatchNorm3d(2 * channels)
         self.fuse = classifier(2 * channels, 1, RARE_LOGIT)
 
@@ -142,7 +139,7 @@ class DLT(SiameseNetwork):
     def forward(
         self, template: TokenMap, search: TokenMap, centers_mm: Tensor, radius_mm: Tensor
     ) -> Prediction:
-        """The centres of Q lesions. centers_mm (Q, 3) is the prior and the place in the template."""
+        """The centres of Q lesions, as `TLT.forward`."""
         config = self.config
         inside = _halves(config.global_kernel)
         window: Triple = (config.reach_tokens,) * 3

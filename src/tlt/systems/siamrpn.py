@@ -58,7 +58,9 @@ class SiamRPNConfig(SiameseConfig):
 class SiamRPN(SiameseNetwork):
     """Features of both roles and both branches in one map, two correlations, two heads."""
 
-    presets: ClassVar[Mapping[str, SiamRPNConfig]] = {"compact": SiamRPNConfig("compact", **COMPACT)}
+    presets: ClassVar[Mapping[str, SiamRPNConfig]] = {
+        "compact": SiamRPNConfig("compact", **COMPACT)
+    }
     config: SiamRPNConfig
 
     def __init__(self, config: SiamRPNConfig) -> None:
@@ -75,10 +77,7 @@ class SiamRPN(SiameseNetwork):
     def forward(
         self, template: TokenMap, search: TokenMap, centers_mm: Tensor, radius_mm: Tensor
     ) -> Prediction:
-        """The centres of Q lesions; the lesion's radius is not used: the kernel has one size.
-
-        centers_mm (Q, 3) is the prior and the place in the template.
-        """
+        """The centres of Q lesions, as `TLT.forward`; of any radius, the kernel has one size."""
         config = self.config
         inside = config.kernel_tokens // 2
         reach = config.reach_tokens

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tlt.model.network import Prediction, TokenMap
-from tlt.model.weights import LoadedModel, inference_network
+from tlt.model.weights import LoadedModel
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.local_motion import (
     CLOSER,
@@ -31,14 +29,11 @@ from tlt.systems.local_motion import (
     pooled,
     token_matches,
 )
+from tlt.systems.network import LESIONS_AT_ONCE, NetworkSystem, evidence_of, silent
 from tlt.threads import one_thread, use_one_thread
-from tlt.volume import AIR_HU, Volume
-
-LESIONS_AT_ONCE = 8
-TILE_VOXELS = 3_000_000
 
 
-class TLTSystem:
+class TLTSystem(NetworkSystem):
     """The network of a preset with its weights: ``--tracker tlt``."""
 
     name = "tlt"
@@ -46,22 +41,14 @@ class TLTSystem:
     def __init__(
         self, model: LoadedModel, device: str = "cpu", bf16: bool = False, refine: bool = True
     ) -> None:
-        self.model_name: str | None = model.name
-        self.weights_sha256: str | None = model.sha256
-        self.config = model.network.config
-        self.spacing_mm = self.config.spacing_mm
         around_mm = TOKENS_NEAR_MM + TOKENS_REACH_MM if refine else 0.0
-        reach_mm = max(self.config.search_reach_mm, around_mm)
-        halo_mm = self.config.halo * self.config.spacing_mm
-        self.margin_mm = reach_mm + self.config.token_mm + halo_mm
-        self.network = inference_network(model.network, bf16).to(device)
-        self.device, self.bf16 = device, bf16
+        super().__init__(model, device, bf16, around_mm)
         self.refine = refine  # the last step: ours, not the paper's
 
     @torch.inference_mode()
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
         """Network prediction and, with ``refine``, the last step for each lesion."""
-        report = progress or _silent
+        report = progress or silent
         template, search = self.token_maps(pair, report)
         embedded: tuple[TokenMap, TokenMap] | None = None
         if self.refine and self.config.similarity:
@@ -91,8 +78,7 @@ class TLTSystem:
             for center, there in zip(centers_mm, predicted.center_mm, strict=True)
         ]
         if not self.refine:
-            for index, motion in enumerate(motions):
-                yield motion, self._evidence(predicted, index)
+            yield from zip(motions, evidence_of(predicted), strict=True)
             return
 
         @torch.inference_mode()  # a mode is a thread's own
@@ -101,43 +87,6 @@ class TLTSystem:
 
         with one_thread(), ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool:
             yield from pool.map(refined, motions, radius_mm.tolist())
-
-    def token_maps(
-        self, pair: AlignedPair, progress: Progress | None = None
-    ) -> tuple[TokenMap, TokenMap]:
-        """Features of the template and of the search image."""
-        report = progress or _silent
-        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
-        template = self.token_map(
-            seen_through(pair.template, pair.search),
-            lambda done: report("baseline features", done),
-        )
-        return template, search
-
-    def token_map(self, volume: Volume, progress=None) -> TokenMap:
-        """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
-        step, halo = self.config.stride, self.config.halo
-        halo += -halo % step
-        depth, height, width = volume.voxels.shape
-        thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
-        tiles = []
-        for start in range(0, depth, thick):
-            low, high = max(0, start - halo), min(depth, start + thick + halo)
-            part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
-            image = torch.from_numpy(part)[None, None].to(self.device)
-            features = self._encode(image)
-            first = (start - low) // step
-            tiles.append(features[:, first : first + -(-min(thick, depth - start) // step)])
-            if progress is not None:
-                progress(min(1.0, (start + thick) / depth))
-        origin = self._tensor(volume.grid.origin_mm)
-        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
-
-    def _encode(self, image: Tensor) -> Tensor:
-        """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
-        image = image.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
-            return self.network.encode(image)[0].float()
 
     def _refined(
         self,
@@ -172,32 +121,7 @@ class TLTSystem:
             "correlation": float(matches.weight[0].sqrt()),
         }
 
-    @staticmethod
-    def _evidence(predicted: Prediction, index: int) -> dict[str, float]:
-        """Share of the softmax within 12 mm of the centre, and spread of the regressed centres."""
-        share = predicted.logits[index].softmax(-1)
-        near = (predicted.positions_mm[index] - predicted.center_mm[index]).norm(dim=-1) < 12.0
-        offset = predicted.centers_mm[index] - predicted.center_mm[index]
-        spread = (share * offset.square().sum(-1)).sum().sqrt()
-        return {"peak": float(share[near].sum()), "spread_mm": float(spread)}
-
-    def _tensor(self, values) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
-
 
 def network_alone(model: LoadedModel, device: str, bf16: bool) -> TLTSystem:
     """The tracker without its last step: ``--tracker tlt-network``."""
     return TLTSystem(model, device, bf16, refine=False)
-
-
-def seen_through(template: Volume, search: Volume) -> Volume:
-    """The template without what the follow-up's field of view leaves out.
-
-    The edge of the view then lies at one place in both, and says nothing of a displacement.
-    """
-    unseen = np.isnan(search.voxels)
-    return replace(template, voxels=np.where(unseen, np.float32(AIR_HU), template.voxels))
-
-
-def _silent(stage: str, fraction: float) -> None:
-    """Progress that nobody watches."""

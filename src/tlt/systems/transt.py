@@ -5,7 +5,8 @@ without SSS, RAAM and global regression. The template is a cube of fixed size; f
 self-attention (ECA) and cross-attention (CFA) on both lines, then one more cross-attention on the
 search line; two heads; the centre is the one that the best token regresses.
 
-Departures: the compact backbone of all networks here; a centre instead of a box, hence no IoU loss;
+Departures: the compact backbone of all networks here, and as many heads as keep 32 channels each,
+as published; a centre instead of a box, hence no IoU loss;
 feed-forward as wide as the tokens, no dropout; sine encoding of the offset in mm from the lesion,
 or from its prior. What it learns from is in `tlt.training.siamese_task`. The cosine window has the
 published influence, 0.49.
@@ -45,7 +46,7 @@ class TransT(TLT):
     """TLT's network as configured above; its embedding is for the contrastive loss alone."""
 
     presets: ClassVar[Mapping[str, TransTConfig]] = {
-        "compact": TransTConfig("compact", **COMPACT, heads=4)
+        "compact": TransTConfig("compact", **COMPACT, heads=3)
     }
     config: TransTConfig
 

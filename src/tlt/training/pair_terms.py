@@ -1,4 +1,4 @@
-"""What the losses of all pair networks start from: the prediction, and the dense contrastive term."""
+"""What the losses of all pair networks share: the prediction, and the dense contrastive term."""
 
 from __future__ import annotations
 
