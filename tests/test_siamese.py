@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from tiny import SIAMESE, shifted_pair, tiny_siamese
 
 from tlt.families import FAMILIES
-from tlt.model.network import TokenMap
+from tlt.model.network import Prediction, TokenMap
 from tlt.model.siamese import windowed_best
 from tlt.model.weights import load_weights, save_weights
+from tlt.systems.network import evidence_of
 from tlt.training.config import read_config
 from tlt.training.pair_terms import predict
 from tlt.training.task import Objective
@@ -89,3 +91,16 @@ def test_the_cosine_window_decides_between_equals() -> None:
     clear = torch.tensor([[6.0, -6.0, 0.0]])  # probability 1, 0 and 0.5
     assert windowed_best(clear, offsets, 48.0, 0.4).tolist() == [0]
     assert windowed_best(clear, offsets, 48.0, 0.9).tolist() == [1]
+
+
+def test_evidence_by_hand() -> None:
+    """Two tokens near the centre and one 20 mm off, of equal and of half the weight."""
+    positions = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 0.0], [20.0, 0.0, 0.0]]])
+    logits = torch.tensor([[2.0, 2.0, 2.0]]) + torch.log(torch.tensor([2.0, 2.0, 1.0]))
+    (found,) = evidence_of(Prediction(torch.zeros(1, 3), logits, positions, positions))
+    assert found["peak"] == pytest.approx(0.8)
+    assert found["spread_mm"] == pytest.approx((0.4 * 9 + 0.2 * 400) ** 0.5)
+    assert found["best"] == pytest.approx(2 + math.log(2))
+    assert found["margin"] == pytest.approx(math.log(2))
+    near = Prediction(torch.zeros(1, 3), logits[:, :2], positions[:, :2], positions[:, :2])
+    assert evidence_of(near)[0]["margin"] == 30  # nothing lies elsewhere
