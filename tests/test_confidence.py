@@ -17,6 +17,7 @@ from tlt.confidence import (
 from tlt.errors import ModelError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Status
+from tlt.model.shipped import shipped_path
 from tlt.registration.result import Registration
 from tlt.systems import TRACKERS
 from tlt.systems.base import AlignedPair, Location
@@ -112,11 +113,23 @@ def test_features_by_hand() -> None:
     assert (far["log_tolerance"], far["moved_cm"]) == (0.0, 4.0)
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+NETWORK = {"peak": 0.5, "spread_mm": 20.0, "best": 1.0, "margin": 2.0}
+
+
+def shipped(name: str) -> bool:
+    """Whether a tracker has the weights that its confidence is fitted for."""
+    return all(shipped_path(weights).is_file() for weights in TRACKERS[name].weights.values())
+
+
+@pytest.mark.parametrize("name", [name for name in TRACKERS if shipped(name)])
 def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None:
     evidence = {
         "tlt": {"tissue_mm": 1.0, "patches_mm": 1.0, "pulled_mm": 1.0, "correlation": 0.5},
-        "tlt-network": {"peak": 0.5, "spread_mm": 20.0},
+        "tlt-network": NETWORK,
+        "transt": NETWORK,
+        "dlt": NETWORK,
+        "dlt-mix": NETWORK,
+        "siamrpn": NETWORK,
         "patch": {"correlation": 0.5, "margin": 0.1},
         "greedy": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "affine": {},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_phantom, torso_grid
 from scipy import ndimage
 
@@ -15,6 +17,8 @@ from tlt.data.pairs import PairConfig, TrainingPair, _draw_crops, draw_prior, dr
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError
 from tlt.geometry import Grid
+from tlt.training.config import TrainConfig
+from tlt.training.samples import TrainingPairs
 from tlt.volume import AIR_HU, Volume
 
 SMALL = PairConfig(
@@ -182,3 +186,27 @@ def test_a_ct_without_a_body_is_refused() -> None:
     empty = Anatomy(Volume(voxels, torso_grid((24, 24, 24), (3.0, 3.0, 3.0))))
     with pytest.raises(InputError, match="too small"):
         draw_training_pair(np.random.default_rng(0), empty, SMALL)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_augmented_pair_is_turned_and_resized_and_its_prior_knows_of_a_shift(seed: int) -> None:
+    pair = draw_training_pair(np.random.default_rng(seed), textured_torso(), SMALL, augmented=True)
+    known = torch.cat([pair.centers_mm, pair.anchors_mm]).double()
+    truth = torch.cat([pair.truth_mm, pair.anchors_truth_mm]).double()
+    design = torch.cat([known, torch.ones(len(known), 1)], 1)
+    fitted = torch.linalg.lstsq(design, truth).solution
+    assert (design @ fitted - truth).abs().max() < 0.05  # exactly affine
+    sizes = torch.linalg.svdvals(fitted[:3])
+    assert 0.6 < sizes.min() < sizes.max() < 1.5
+    assert (sizes - 1).abs().max() > 0.08  # more than a registration's error
+
+
+def test_what_augmentations_are_mixed_with_stays_the_same(ct_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=ct_folder, output=tmp_path, pairs=SMALL)
+    mixed = TrainingPairs(config.model_copy(update={"augmented_share": 0.5}))
+    plain = TrainingPairs(config)
+    same = [torch.equal(mixed[i].search, plain[i].search) for i in range(12)]
+    assert 2 < sum(same) < 10
+    assert torch.equal(mixed[same.index(False)].search, mixed[same.index(False)].search)
+    with pytest.raises(ValueError, match="augmented_share needs data"):
+        TrainConfig(marked={"pairs": tmp_path}, output=tmp_path, augmented_share=0.5)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from conftest import RAS, make_phantom, oblique, torso_grid
 from scipy import ndimage
+from tiny import tiny_siamese
 
-import tlt.systems.tlt
+import tlt.systems.network
 from tlt.confidence import Calibration
 from tlt.errors import ModelError, UsageError
 from tlt.geometry import AffineTransform, Grid
@@ -23,6 +25,7 @@ from tlt.model.weights import LoadedModel
 from tlt.registration.result import Registration
 from tlt.systems.affine import AffineSystem
 from tlt.systems.base import System, align
+from tlt.systems.network import NetworkSystem
 from tlt.systems.patch import PatchSystem
 from tlt.systems.tlt import TLTSystem
 from tlt.track import PairResult, Tracker, make_system, near_field_of_view, usable_device
@@ -92,7 +95,25 @@ def errors_mm(matches: list[Match]) -> np.ndarray:
     return np.linalg.norm(found - truth, axis=1)
 
 
-SYSTEMS = {"affine": AffineSystem, "patch": PatchSystem, "tlt": tiny_tlt}
+def tiny_network(name: str, **fields) -> Callable[[], NetworkSystem]:
+    """What makes the system of a family, with tiny random weights."""
+
+    def make() -> NetworkSystem:
+        network = tiny_siamese(name, search_reach_mm=24.0, **fields)
+        return NetworkSystem(LoadedModel(network, "tiny", "0" * 64, {}, name))
+
+    return make
+
+
+COARSE = {"spacing_mm": 4.0, "strides": (1, 1, 1), "blocks": (1, 1, 1)}
+SYSTEMS: dict[str, Callable[[], System]] = {
+    "affine": AffineSystem,
+    "patch": PatchSystem,
+    "tlt": tiny_tlt,
+    "siamrpn": tiny_network("siamrpn", **COARSE),
+    "dlt": tiny_network("dlt"),
+    "transt": tiny_network("transt", **COARSE),
+}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -151,7 +172,7 @@ def test_many_lesions_are_tracked_as_one_by_one(name: str) -> None:
         assert one.center_mm == pytest.approx(other.center_mm, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["patch", "tlt"])
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "affine"])
 @pytest.mark.parametrize("direction", [RAS, oblique(20.0)])
 def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float, ...]) -> None:
     turned = torso_grid((100, 90, 80), (4.0, 4.0, 4.0), direction, (6.0, -4.0, 8.0))
@@ -163,13 +184,15 @@ def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float
     assert np.linalg.norm(np.subtract(*centers), axis=1).max() < 1.0
 
 
-def test_tiles_give_the_features_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = tiny_tlt()
+@pytest.mark.parametrize("name", ["tlt", "siamrpn", "dlt", "transt"])
+def test_tiles_give_the_features_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = SYSTEMS[name]()
+    assert isinstance(system, NetworkSystem)
     lesions, registration = LESIONS[:2], registration_with(PRIOR_ERROR_MM)
-    pair = align(baseline(), followup(), lesions, registration, 4.0, 60.0)
+    pair = align(baseline(), followup(), lesions, registration, system.spacing_mm, 60.0)
     whole = system.token_map(pair.search)
     done: list[float] = []
-    monkeypatch.setattr(tlt.systems.tlt, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
+    monkeypatch.setattr(tlt.systems.network, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
     tiled = system.token_map(pair.search, done.append)
     assert len(done) > 3
     assert done[-1] == 1.0
@@ -203,7 +226,12 @@ def test_the_network_alone_and_with_the_last_step() -> None:
         assert after is not None
         added = {"correlation", "tissue_cm", "patches_cm", "pulled_cm"}
         assert set(after) - set(before) == added
-        assert set(before) - set(after) == {"peak", "log_spread"}  # of the network alone
+        assert set(before) - set(after) == {
+            "peak",
+            "log_spread",
+            "best",
+            "margin",
+        }  # of the network alone
     for was, now, features in zip(rough.matches, fine.matches, fine.features, strict=True):
         assert was.center_mm is not None
         assert now.center_mm is not None

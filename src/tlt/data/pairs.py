@@ -94,20 +94,32 @@ class TrainingPair:
         return TrainingPair(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
+# Self-supervision of DLT: one scan turned and resized by itself, instead of a patient who moved.
+AUGMENTED = MotionRange(
+    rotation_deg=6.0, scale=(0.75, 1.25), posture_mm=0.0, breathing_mm=0.0, local_mm=0.0,
+    sliding_mm=0.0,
+)  # fmt: skip
+
+
 def draw_training_pair(
-    rng: np.random.Generator, anatomy: Anatomy, config: PairConfig, difficulty: float = 1.0
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    config: PairConfig,
+    difficulty: float = 1.0,
+    augmented: bool = False,
 ) -> TrainingPair:
     """One training pair; ``difficulty`` in [0, 1] scales the displacements (a curriculum).
 
-    Crops that hold too little of the body to find a query are drawn again.
+    An ``augmented`` pair is `AUGMENTED` instead, and its prior knows of a shift alone. Crops that
+    hold too little of the body to find a query are drawn again.
 
     Raises:
         InputError: fifty in a row did.
     """
     for _ in range(50 if len(anatomy.body_mm) else 0):
-        motion = config.motion.eased(difficulty)
+        motion = AUGMENTED if augmented else config.motion.eased(difficulty)
         pair = draw_pair(rng, anatomy, motion, config.strength, config.surroundings, config.circles)
-        cut = _draw_crops(rng, anatomy, pair.motion, config)
+        cut = _draw_crops(rng, anatomy, pair.motion, config, augmented)
         drawn = _draw_from(rng, anatomy, pair, cut, config)
         if drawn is not None:
             return drawn
@@ -126,10 +138,18 @@ class _Crops:
 
 
 def _draw_crops(
-    rng: np.random.Generator, anatomy: Anatomy, motion: Motion, config: PairConfig
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    motion: Motion,
+    config: PairConfig,
+    augmented: bool = False,
 ) -> _Crops:
     middle = anatomy.body_mm[rng.integers(len(anatomy.body_mm))]
-    prior = draw_prior(rng, anatomy, motion, middle)
+    if augmented:
+        shift = AffineTransform.about(np.eye(3), middle, motion.affine(middle) - middle)
+        prior = registration_error(rng, shift(middle)).after(shift)
+    else:
+        prior = draw_prior(rng, anatomy, motion, middle)
     return _Crops(prior, *draw_grids(rng, prior(middle), config))
 
 

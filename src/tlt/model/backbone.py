@@ -90,16 +90,28 @@ class Backbone(nn.Module):
         self.stem = stem_of(config, inputs)
         block = PreactivationBlock if config.preactivation else ResidualBlock
         stages: list[nn.Module] = []
+        self.block_strides: list[int] = []
         for outputs, stride, count in zip(
             config.channels[1:], config.strides, config.blocks, strict=True
         ):
             for index in range(count):
-                stages.append(block(width, outputs, stride if index == 0 else 1))
+                self.block_strides.append(stride if index == 0 else 1)
+                stages.append(block(width, outputs, self.block_strides[-1]))
                 width = outputs
         self.stages = nn.Sequential(*stages)
 
     def forward(self, image_hu: Tensor) -> Tensor:
         return self.stages(self.stem(self.scaled(image_hu)))
+
+    def levels(self, image_hu: Tensor) -> list[Tensor]:
+        """The features of every resolution, finest first; the last are those of `forward`."""
+        kept = [self.stem(self.scaled(image_hu))]
+        for stage, stride in zip(self.stages, self.block_strides, strict=True):
+            features = stage(kept[-1])
+            if stride == 1:
+                kept.pop()
+            kept.append(features)
+        return kept
 
     def scaled(self, image_hu: Tensor) -> Tensor:
         """One channel a window: 0 at its lower, 1 at its upper end."""

@@ -32,6 +32,33 @@ def center_loss(predicted_mm: Tensor, truth_mm: Tensor) -> Tensor:
     return (predicted_mm - truth_mm).abs().sum(-1).mean()
 
 
+def place_loss(
+    centers_mm: Tensor, positions_mm: Tensor, truth_mm: Tensor, radius_mm: Tensor, unit_mm: float
+) -> Tensor:
+    """Smooth L1 of the centres (Q, N, 3) that tokens in the lesion regress, a mean over lesions.
+
+    In multiples of ``unit_mm``, summed over the axes. The token nearest to the truth (Q, 3) always
+    counts: a lesion may lie between tokens (Q, N, 3).
+    """
+    distance = (positions_mm - truth_mm[:, None]).norm(dim=-1)
+    reach = torch.maximum(radius_mm[:, None], distance.amin(1, keepdim=True))
+    positive = (distance <= reach).float()
+    error = F.smooth_l1_loss(
+        centers_mm / unit_mm, (truth_mm / unit_mm)[:, None].expand_as(centers_mm), reduction="none"
+    )
+    return ((error.sum(-1) * positive).sum(1) / positive.sum(1)).mean()
+
+
+def center_heatmap(positions_mm: Tensor, centers_mm: Tensor, sigma_mm: Tensor) -> Tensor:
+    """CornerNet's target (Q, N): a Gaussian about each centre (Q, 3), exactly 1 at its next place.
+
+    positions_mm (Q, N, 3); sigma_mm (Q,).
+    """
+    distance2 = (positions_mm - centers_mm[:, None]).square().sum(-1)
+    beyond = distance2 - distance2.amin(1, keepdim=True)
+    return torch.exp(-beyond / (2 * sigma_mm.square()[:, None]))
+
+
 def soft_targets(positions_mm: Tensor, centers_mm: Tensor, sigma_mm: float) -> Tensor:
     """Probabilities (Q, N) of tokens (Q, N, 3): a normalised Gaussian about each centre (Q, 3)."""
     distance2 = (positions_mm - centers_mm[:, None]).square().sum(-1)

@@ -10,7 +10,13 @@ from pathlib import Path
 from safetensors import safe_open
 
 # Weights that trackers take by name, and what makes them again.
-KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+KNOWN = {
+    "tlt-ct": "configs/compact-motion.yaml",
+    "transt-ct": "configs/table1/transt.yaml",
+    "dlt-ct": "configs/table1/dlt.yaml",
+    "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
+    "siamrpn-ct": "configs/table1/siamrpn.yaml",
+}
 
 PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")
 

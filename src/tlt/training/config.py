@@ -44,6 +44,7 @@ class TrainConfig(BaseModel):
         data: folder of CTs to simulate pairs from (files with a ``_label`` name are skipped).
         marked, marked_share: pairs with marked lesions, and how often one is drawn instead of a
             simulated one.
+        augmented_share: how often a pair is two augmentations of one CT of ``data`` instead.
         validation, validation_marked: CTs, or marked pairs, of other patients; the best weights
             are chosen by them.
         cache: folder in which the pairs are kept, for other networks on the same pairs.
@@ -67,6 +68,7 @@ class TrainConfig(BaseModel):
     data: Path | None = None
     marked: Marked | None = None
     marked_share: float = Field(0.5, ge=0, le=1)
+    augmented_share: float = Field(0.0, ge=0, le=1)
     validation: Path | None = None
     validation_marked: Marked | None = None
     cache: Path | None = None
@@ -96,6 +98,8 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> TrainConfig:
         if self.data is None and self.marked is None:
             raise ValueError("neither data (CTs to simulate from) nor marked (pairs) is given")
+        if self.augmented_share and self.data is None:
+            raise ValueError("augmented_share needs data, the CTs that are augmented")
         if self.validate_every % self.checkpoint_every:
             raise ValueError(
                 f"validate_every ({self.validate_every}) is no multiple of checkpoint_every "

@@ -137,29 +137,39 @@ class TrainingPairs(Dataset):
     def __getitem__(self, index: int) -> TrainingPair:
         if get_worker_info() is not None:
             torch.set_num_threads(1)
-        if self.cache is None:
+        if self._is_augmented(index) or self.cache is None:  # the cache holds none of the first
             return self._make(index)
         return self.cache.pair(index, self._make)
+
+    def _is_augmented(self, index: int) -> bool:
+        """Whether pair number ``index`` is self-supervised; drawn apart, so that others stay."""
+        share = self.config.augmented_share
+        return share > 0 and np.random.default_rng((self.config.seed, index, 1)).random() < share
 
     def _make(self, index: int) -> TrainingPair:
         """Pair number ``index``, from the data."""
         rng = np.random.default_rng((self.config.seed, index))
         done = index / self.pairs_a_step / max(1, self.config.ease_steps)
         easing = self.config.ease_from + (1 - self.config.ease_from) * min(1.0, done)
+        augmented = self._is_augmented(index)
         for _ in range(TRIES):
-            pair = self._draw(rng, easing)
+            pair = self._draw(rng, easing, augmented)
             if pair is not None:
                 return pair
         raise InputError("twenty pairs in a row had nothing to learn from; see the log with -v")
 
-    def _draw(self, rng: np.random.Generator, easing: float) -> TrainingPair | None:
-        if self.marked is not None and (
-            self.anatomies is None or rng.random() < self.config.marked_share
+    def _draw(
+        self, rng: np.random.Generator, easing: float, augmented: bool
+    ) -> TrainingPair | None:
+        if (
+            not augmented
+            and self.marked is not None
+            and (self.anatomies is None or rng.random() < self.config.marked_share)
         ):
             return self.marked.draw(rng, self.cut)
         assert self.anatomies is not None  # the configuration has one of the two
         anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
-        return _simulated(rng, anatomy, self.cut, easing)
+        return _simulated(rng, anatomy, self.cut, easing, augmented)
 
 
 def _recipe(config: TrainConfig, pairs: TrainingPairs) -> dict[str, Any]:
@@ -180,11 +190,15 @@ def _opened(
 
 
 def _simulated(
-    rng: np.random.Generator, anatomy: Anatomy, cut: PairConfig, easing: float = 1.0
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    cut: PairConfig,
+    easing: float = 1.0,
+    augmented: bool = False,
 ) -> TrainingPair | None:
     """A simulated pair; None, and a line in the log, when chance left nothing to learn from."""
     try:
-        return draw_training_pair(rng, anatomy, cut, easing)
+        return draw_training_pair(rng, anatomy, cut, easing, augmented)
     except (InputError, ArithmeticError) as error:
         log.info("left out: %s", error)
         return None

@@ -1,0 +1,149 @@
+"""A network on whole CTs: features of both images once a pair, then its answer for each lesion.
+
+Any network will do that encodes an image (``encode``) and maps the token maps of template and
+search image, with the lesions' places and radii, to a `Prediction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlt.model.network import Prediction, TokenMap
+from tlt.model.weights import LoadedModel, inference_network
+from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.volume import AIR_HU, Volume
+
+# Centres (Q, 3) and evidence of Q lesions, from their prediction, priors and radii.
+Finish = Callable[[Prediction, Tensor, Tensor], tuple[Tensor, list[dict[str, float]]]]
+
+LESIONS_AT_ONCE = 8
+TILE_VOXELS = 16_000_000
+NEAR_MM, ELSEWHERE_MM = 12.0, 16.0
+
+
+class NetworkSystem:
+    """A network with its weights: ``--tracker siamrpn``, ``dlt``, ``transt`` and others."""
+
+    name = "network"
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device: str = "cpu",
+        bf16: bool = False,
+        around_mm: float = 0.0,
+    ) -> None:
+        """``around_mm`` is how far from a prior the features are wanted, if beyond the search."""
+        self.model_name: str | None = model.name
+        self.weights_sha256: str | None = model.sha256
+        self.config = model.network.config
+        self.spacing_mm = self.config.spacing_mm
+        reach_mm = max(self.config.search_reach_mm, around_mm)
+        halo_mm = self.config.halo * self.config.spacing_mm
+        self.margin_mm = reach_mm + self.config.token_mm + halo_mm
+        self.network = inference_network(model.network, bf16).to(device)
+        self.device, self.bf16 = device, bf16
+
+    @torch.inference_mode()
+    def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
+        """The network's prediction for each lesion, and what is made of it."""
+        report = progress or silent
+        template, search = self.token_maps(pair, report)
+        finish = self.finish(pair, template, search)
+        located: list[Location] = []
+        centers, radii = self._tensor(pair.prior_mm), self._tensor(pair.radius_mm)
+        for place, radius in zip(
+            centers.split(LESIONS_AT_ONCE), radii.split(LESIONS_AT_ONCE), strict=True
+        ):
+            with self._precision():
+                predicted = self.network(template, search, place, radius)
+            there, evidence = finish(predicted, place, radius)
+            located += map(Location, there.double().cpu().numpy(), evidence)
+            report("find lesions", len(located) / len(centers))
+        return located
+
+    def finish(self, pair: AlignedPair, template: TokenMap, search: TokenMap) -> Finish:
+        """What makes answers of predictions: here they are taken as they are."""
+        return lambda predicted, place, radius: (predicted.center_mm, evidence_of(predicted))
+
+    def token_maps(
+        self, pair: AlignedPair, progress: Progress | None = None
+    ) -> tuple[TokenMap, TokenMap]:
+        """Features of the template and of the search image."""
+        report = progress or silent
+        search = self.token_map(pair.search, lambda done: report("follow-up features", done))
+        template = self.token_map(
+            seen_through(pair.template, pair.search),
+            lambda done: report("baseline features", done),
+        )
+        return template, search
+
+    def token_map(self, volume: Volume, progress=None) -> TokenMap:
+        """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
+        step, halo = self.config.stride, self.config.halo
+        token = round(self.config.token_mm / self.config.spacing_mm)  # voxels between tokens
+        halo += -halo % step
+        depth, height, width = volume.voxels.shape
+        thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
+        tiles = []
+        for start in range(0, depth, thick):
+            low, high = max(0, start - halo), min(depth, start + thick + halo)
+            part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
+            image = torch.from_numpy(part)[None, None].to(self.device)
+            features = self._encode(image)
+            first = (start - low) // token
+            tiles.append(features[:, first : first + -(-min(thick, depth - start) // token)])
+            if progress is not None:
+                progress(min(1.0, (start + thick) / depth))
+        origin = self._tensor(volume.grid.origin_mm)
+        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+        with self._precision():
+            return self.network.encode(image)[0].float()
+
+    def _precision(self) -> torch.autocast:
+        """What the network computes in."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
+
+    def _tensor(self, values) -> Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def evidence_of(predicted: Prediction) -> list[dict[str, float]]:
+    """What speaks for each centre, from the logits of the search tokens.
+
+    ``peak``, the share of their softmax within 12 mm of the centre; ``spread_mm`` of the centres
+    that they regress; ``best`` logit; ``margin`` over the best that lies 16 mm off or more.
+    """
+    logits, center = predicted.logits, predicted.center_mm[:, None]
+    share = logits.softmax(-1)
+    distance = (predicted.positions_mm - center).norm(dim=-1)
+    peak = (share * (distance < NEAR_MM)).sum(-1)
+    spread = (share * (predicted.centers_mm - center).square().sum(-1)).sum(-1).sqrt()
+    best = logits.amax(-1)
+    elsewhere = logits.masked_fill(distance < ELSEWHERE_MM, -torch.inf).amax(-1)
+    margin = (best - elsewhere).clamp(max=30)  # nothing may lie elsewhere
+    values = torch.stack([peak, spread, best, margin], -1)
+    names = ("peak", "spread_mm", "best", "margin")
+    return [dict(zip(names, row, strict=True)) for row in values.tolist()]
+
+
+def seen_through(template: Volume, search: Volume) -> Volume:
+    """The template without what the follow-up's field of view leaves out.
+
+    The edge of the view then lies at one place in both, and says nothing of a displacement.
+    """
+    unseen = np.isnan(search.voxels)
+    return replace(template, voxels=np.where(unseen, np.float32(AIR_HU), template.voxels))
+
+
+def silent(stage: str, fraction: float) -> None:
+    """Progress that nobody watches."""
