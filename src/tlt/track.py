@@ -180,6 +180,7 @@ def unlearned_system(name: str) -> System:
         ModelError: the package that it is made of is not installed.
     """
     from tlt.systems.affine import AffineSystem
+    from tlt.systems.deeds import DeedsSystem
     from tlt.systems.greedy import GreedySystem
     from tlt.systems.patch import PatchSystem
 
@@ -187,6 +188,7 @@ def unlearned_system(name: str) -> System:
         "affine": AffineSystem,
         "patch": PatchSystem,
         "greedy": GreedySystem,
+        "deeds": DeedsSystem,
     }
     return systems[name]()
 

@@ -50,6 +50,12 @@ TRACKERS = {
             False,
         ),
         SystemInfo(
+            "deeds",
+            "dense displacement search over the whole common field of view, from the affine prior",
+            "Heinrich et al., IEEE TMI 2013, deedsBCV",
+            False,
+        ),
+        SystemInfo(
             "affine",
             "affine registration alone: where the prior puts the lesion",
             "L1 affine of the paper's RAAM",
