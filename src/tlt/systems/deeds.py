@@ -17,8 +17,6 @@ from tlt.systems.patch import HIGH_HU, LOW_HU
 from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, load_optional, seen_by_both
 from tlt.volume import Volume
 
-MARGIN = 8  # voxels about what both saw: what one saw at its border the other may have seen beyond
-
 
 class DeedsSystem:
     """The common field of view is registered once; each lesion follows the warp at its prior."""
@@ -52,7 +50,7 @@ def register_deeds(
     seen = seen_by_both(template, search)
     if not seen.any():
         return Warp.zero(template.grid)
-    box = tuple(slice(max(cut.start - MARGIN, 0), cut.stop + MARGIN) for cut in box_of(seen))
+    box = box_of(seen)
     fixed, moving = (
         torch.from_numpy(np.clip(volume.voxels[box], LOW_HU, HIGH_HU).astype(np.float32))
         for volume in (template, search)
