@@ -10,7 +10,7 @@ import typer
 from tlt.errors import UsageError
 
 PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "pydantic", "matplotlib")
-OPTIONAL_PACKAGES = ("highdicom", "openvino", "picsl_greedy")
+OPTIONAL_PACKAGES = ("highdicom", "numba", "openvino", "picsl_greedy")
 
 
 def info(

@@ -88,6 +88,12 @@ TRACKERS = {
             "tlt.systems.greedy:GreedySystem",
         ),
         SystemInfo(
+            "deeds",
+            "dense displacement search over the whole common field of view, from the affine prior",
+            "Heinrich et al., IEEE TMI 2013, deedsBCV",
+            "tlt.systems.deeds:DeedsSystem",
+        ),
+        SystemInfo(
             "affine",
             "affine registration alone: where the prior puts the lesion",
             "L1 affine of the paper's RAAM",

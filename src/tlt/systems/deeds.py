@@ -1,0 +1,61 @@
+"""Dense displacement search from the affine prior: ``--tracker deeds``.
+
+Source: Heinrich et al., IEEE TMI 2013, and deedsBCV; `tlt.registration.deeds` is the method. The
+template is the fixed image: its displacement carries a lesion's centre to the search image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.patch import HIGH_HU, LOW_HU
+from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, load_optional, seen_by_both
+from tlt.volume import Volume
+
+
+class DeedsSystem:
+    """The common field of view is registered once; each lesion follows the warp at its prior."""
+
+    name = "deeds"
+    model_name: str | None = None
+    weights_sha256: str | None = None
+    spacing_mm = 2.0
+    margin_mm = WHOLE_MM
+
+    def __init__(self) -> None:
+        load_optional("numba", self.name)  # a missing package is said before any image is read
+
+    def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
+        """The priors moved by the warp."""
+        report = None if progress is None else partial(progress, "register, deformable")
+        if report is not None:
+            report(0.0)
+        return followed(pair, register_deeds(pair.template, pair.search, report))
+
+
+def register_deeds(
+    template: Volume, search: Volume, report: Callable[[float], None] | None = None
+) -> Warp:
+    """The warp from a template to a search image on the same isotropic grid; NaN was not seen.
+
+    Where they share nothing it is zero.
+    """
+    from tlt.registration.deeds import register  # numba is loaded by those who register
+
+    seen = seen_by_both(template, search)
+    if not seen.any():
+        return Warp.zero(template.grid)
+    box = box_of(seen)
+    fixed, moving = (
+        torch.from_numpy(np.clip(volume.voxels[box], LOW_HU, HIGH_HU).astype(np.float32))
+        for volume in (template, search)
+    )
+    voxels_zyx = register(fixed, moving, report=report)
+    grid = template.grid.cropped([cut.start for cut in box], fixed.shape)
+    displacement_mm = voxels_zyx.flip(0).movedim(0, -1).numpy() @ grid.axes.T
+    return Warp(displacement_mm.astype(np.float32), grid)
