@@ -19,12 +19,15 @@ from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Lesion, Match, Status
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
+from tlt.model.voxelmorph import PRESETS as VOXELMORPH
+from tlt.model.voxelmorph import VoxelMorph
 from tlt.model.weights import LoadedModel
 from tlt.registration.result import Registration
 from tlt.systems.affine import AffineSystem
 from tlt.systems.base import System, align
 from tlt.systems.patch import PatchSystem
 from tlt.systems.tlt import TLTSystem
+from tlt.systems.voxelmorph import VoxelMorphSystem
 from tlt.track import PairResult, Tracker, make_system, near_field_of_view, usable_device
 from tlt.volume import Volume
 
@@ -92,7 +95,23 @@ def errors_mm(matches: list[Match]) -> np.ndarray:
     return np.linalg.norm(found - truth, axis=1)
 
 
-SYSTEMS = {"affine": AffineSystem, "patch": PatchSystem, "tlt": tiny_tlt}
+def tiny_voxelmorph() -> VoxelMorphSystem:
+    """Its displacement of some millimetres is that of chance, but not nothing."""
+    torch.manual_seed(0)
+    small = replace(
+        VOXELMORPH["compact"], spacing_mm=4.0, encoder=(4, 4, 4, 4), decoder=(4, 4, 4, 4, 4, 4, 4)
+    )
+    network = VoxelMorph(small).eval().requires_grad_(False)
+    network.flow.weight.normal_(0, 0.5)
+    return VoxelMorphSystem(LoadedModel(network, "tiny", "0" * 64, {}, "voxelmorph"))
+
+
+SYSTEMS = {
+    "affine": AffineSystem,
+    "patch": PatchSystem,
+    "tlt": tiny_tlt,
+    "voxelmorph": tiny_voxelmorph,
+}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -151,7 +170,7 @@ def test_many_lesions_are_tracked_as_one_by_one(name: str) -> None:
         assert one.center_mm == pytest.approx(other.center_mm, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["patch", "tlt"])
+@pytest.mark.parametrize("name", ["patch", "tlt", "voxelmorph"])
 @pytest.mark.parametrize("direction", [RAS, oblique(20.0)])
 def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float, ...]) -> None:
     turned = torso_grid((100, 90, 80), (4.0, 4.0, 4.0), direction, (6.0, -4.0, 8.0))

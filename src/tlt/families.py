@@ -41,6 +41,9 @@ class Family:
 
 FAMILIES = {
     "tlt": Family("tlt.model.network:TLT", "tlt.training.tlt_task:TLTTask"),
+    "voxelmorph": Family(
+        "tlt.model.voxelmorph:VoxelMorph", "tlt.training.voxelmorph_task:VoxelMorphTask"
+    ),
 }
 
 

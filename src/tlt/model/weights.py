@@ -20,7 +20,10 @@ from tlt.families import FAMILIES, Family
 from tlt.model.backbone import fold_batch_norms
 
 # Weights that trackers take by name, and what makes them again.
-KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+KNOWN = {
+    "tlt-ct": "configs/compact-motion.yaml",
+    "voxelmorph-ct": "configs/table1/voxelmorph.yaml",
+}
 
 
 @dataclass(frozen=True, eq=False)
