@@ -17,8 +17,8 @@ from tlt.confidence import (
 from tlt.errors import ModelError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Status
+from tlt.model.shipped import shipped_path
 from tlt.registration.result import Registration
-from tlt.model.weights import shipped_path
 from tlt.systems import TRACKERS
 from tlt.systems.base import AlignedPair, Location
 from tlt.volume import Volume
