@@ -133,6 +133,7 @@ def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None
         "patch": {"correlation": 0.5, "margin": 0.1},
         "greedy": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "deeds": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
+        "voxelmorph": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "affine": {},
     }[name]
     features = features_of(two_lesions(), 1, Location(np.zeros(3), evidence))

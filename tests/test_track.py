@@ -21,6 +21,8 @@ from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Lesion, Match, Status
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
+from tlt.model.voxelmorph import PRESETS as VOXELMORPH
+from tlt.model.voxelmorph import VoxelMorph
 from tlt.model.weights import LoadedModel
 from tlt.registration.result import Registration
 from tlt.systems.affine import AffineSystem
@@ -28,6 +30,7 @@ from tlt.systems.base import System, align
 from tlt.systems.network import NetworkSystem
 from tlt.systems.patch import PatchSystem
 from tlt.systems.tlt import TLTSystem
+from tlt.systems.voxelmorph import VoxelMorphSystem
 from tlt.track import PairResult, Tracker, make_system, near_field_of_view, usable_device
 from tlt.volume import Volume
 
@@ -105,6 +108,17 @@ def tiny_network(name: str, **fields) -> Callable[[], NetworkSystem]:
     return make
 
 
+def tiny_voxelmorph() -> VoxelMorphSystem:
+    """Its displacement of some millimetres is that of chance, but not nothing."""
+    torch.manual_seed(0)
+    small = replace(
+        VOXELMORPH["compact"], spacing_mm=4.0, encoder=(4, 4, 4, 4), decoder=(4, 4, 4, 4, 4, 4, 4)
+    )
+    network = VoxelMorph(small).eval().requires_grad_(False)
+    network.flow.weight.normal_(0, 0.5)
+    return VoxelMorphSystem(LoadedModel(network, "tiny", "0" * 64, {}, "voxelmorph"))
+
+
 COARSE = {"spacing_mm": 4.0, "strides": (1, 1, 1), "blocks": (1, 1, 1)}
 SYSTEMS: dict[str, Callable[[], System]] = {
     "affine": AffineSystem,
@@ -113,6 +127,7 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "siamrpn": tiny_network("siamrpn", **COARSE),
     "dlt": tiny_network("dlt"),
     "transt": tiny_network("transt", **COARSE),
+    "voxelmorph": tiny_voxelmorph,
 }
 
 

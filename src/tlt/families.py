@@ -44,6 +44,9 @@ FAMILIES = {
     "siamrpn": Family("tlt.systems.siamrpn:SiamRPN", "tlt.training.siamese_task:SiamRPNTask"),
     "dlt": Family("tlt.systems.dlt:DLT", "tlt.training.siamese_task:DLTTask"),
     "transt": Family("tlt.systems.transt:TransT", "tlt.training.siamese_task:TransTTask"),
+    "voxelmorph": Family(
+        "tlt.model.voxelmorph:VoxelMorph", "tlt.training.voxelmorph_task:VoxelMorphTask"
+    ),
 }
 
 

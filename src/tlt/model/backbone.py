@@ -115,9 +115,7 @@ class Backbone(nn.Module):
 
     def scaled(self, image_hu: Tensor) -> Tensor:
         """One channel a window: 0 at its lower, 1 at its upper end."""
-        channels = [(image_hu - low).div_(high - low) for low, high in self.windows_hu]
-        scaled = torch.cat(channels, 1)
-        return scaled.clamp_(0, 1) if self.clip else scaled
+        return windowed(image_hu, self.windows_hu, self.clip)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
@@ -129,3 +127,10 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
         else:
             fold_batch_norms(child)
     return module
+
+
+def windowed(image_hu: Tensor, windows_hu: tuple[tuple[float, float], ...], clip: bool) -> Tensor:
+    """An image (B, 1, ...) as one channel a window: 0 at its lower, 1 at its upper end."""
+    channels = [(image_hu - low).div_(high - low) for low, high in windows_hu]
+    scaled = torch.cat(channels, 1)
+    return scaled.clamp_(0, 1) if clip else scaled

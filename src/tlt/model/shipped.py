@@ -16,6 +16,7 @@ KNOWN = {
     "dlt-ct": "configs/table1/dlt.yaml",
     "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
     "siamrpn-ct": "configs/table1/siamrpn.yaml",
+    "voxelmorph-ct": "configs/table1/voxelmorph.yaml",
 }
 
 PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")

@@ -94,6 +94,13 @@ TRACKERS = {
             "tlt.systems.deeds:DeedsSystem",
         ),
         SystemInfo(
+            "voxelmorph",
+            "a U-Net that gives the displacement of the whole common field of view at once",
+            "Balakrishnan et al., CVPR 2018",
+            "tlt.systems.voxelmorph:VoxelMorphSystem",
+            {"voxelmorph": "voxelmorph-ct"},
+        ),
+        SystemInfo(
             "affine",
             "affine registration alone: where the prior puts the lesion",
             "L1 affine of the paper's RAAM",
