@@ -41,6 +41,12 @@ class Family:
 
 FAMILIES = {
     "tlt": Family("tlt.model.network:TLT", "tlt.training.tlt_task:TLTTask"),
+    "vuld": Family("tlt.model.vuld:VULD", "tlt.training.detection_task:DetectionTask"),
+    "lens": Family("tlt.model.lens:LENS", "tlt.training.detection_task:DetectionTask"),
+    "lesiongraph": Family(
+        "tlt.model.lesiongraph:LesionGraph", "tlt.training.embedding_task:LesionGraphTask"
+    ),
+    "lesanet": Family("tlt.model.lesanet:LesaNet", "tlt.training.embedding_task:LesaNetTask"),
 }
 
 
