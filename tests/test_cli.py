@@ -311,7 +311,11 @@ def test_trackers_lists_what_can_be_chosen(capsys):
     assert main(["trackers", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert "tlt" in [row["name"] for row in rows]
-    assert {tuple(row) for row in rows} == {("name", "summary", "source", "learned")}
+    keys = ("name", "summary", "source", "learned", "weights", "parameters", "measured")
+    assert {tuple(row) for row in rows} == {keys}
+    parameters = {row["name"]: row["parameters"] for row in rows}
+    assert parameters["affine"] == 0
+    assert 1_000_000 < parameters["tlt"] < 2_000_000
 
 
 def test_info_prints_facts_and_the_schema(capsys):

@@ -71,6 +71,24 @@ def benchmark(
 
 
 @app.command()
+def table1(
+    data: Data,
+    output: Output,
+    pairs: Pairs = 40,
+    seed: Seed = 2022,
+    trackers: Annotated[
+        list[str] | None,
+        typer.Option("--tracker", metavar="NAME", help="Only this one; repeat for several."),
+    ] = None,
+) -> None:
+    """Table 1: every tracker on the same simulated pairs; those measured before are kept."""
+    from tlt.systems import TRACKERS
+    from tlt.table1 import run_table1
+
+    print(run_table1(trackers or list(TRACKERS), data, pairs, seed, output, report=_say))
+
+
+@app.command()
 def calibrate(
     data: Data,
     output: Output,

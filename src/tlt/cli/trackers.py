@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +11,11 @@ import typer
 def trackers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the trackers that --tracker chooses from."""
+    """List the trackers that --tracker chooses from, with what was measured of them."""
     from tlt.systems import TRACKERS
 
-    systems = list(TRACKERS.values())
+    rows = [_facts(system) for system in TRACKERS.values()]
     if as_json:
-        rows = [
-            {"name": s.name, "summary": s.summary, "source": s.source, "learned": s.learned}
-            for s in systems
-        ]
         print(json.dumps(rows, indent=1))
         return
 
@@ -30,9 +26,51 @@ def trackers(
     from tlt.cli.display import out_console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("Tracker", "Learned", "What it does", "Source"):
+    for title in ("Tracker", "What it does", "Source"):
         table.add_column(title)
-    for system in systems:
-        learned = "yes" if system.learned else "no"
-        table.add_row(*map(Text, (system.name, learned, system.summary, system.source)))
-    out_console().print(table)
+    for title in ("Parameters", "CPM@10mm %", "MED mm", "s/lesion"):
+        table.add_column(title, justify="right")
+    missing = []
+    for row in rows:
+        absent = [name for name, path in row["weights"].items() if path is None]
+        missing += [(row["name"], name) for name in absent]
+        known, measured = row["parameters"], row["measured"] or {}
+        numbers = ["missing" if absent else f"{known / 1e6:.2f} M" if known else "-"]
+        numbers += [
+            format(measured[key], form) if key in measured else "-"
+            for key, form in (("cpm_10mm", ".1f"), ("med_mm", ".2f"), ("seconds", ".2f"))
+        ]
+        table.add_row(*map(Text, (row["name"], row["summary"], row["source"], *numbers)))
+    console = out_console()
+    console.print(table)
+    console.print(
+        "Measured on the simulated benchmark, not on patients: docs/results.md.", style="dim"
+    )
+    for tracker, name in missing:
+        console.print(f"{tracker}: no weights '{name}'; {_remedy(name)}", highlight=False)
+
+
+def _facts(system: Any) -> dict[str, Any]:
+    """What is known of a tracker: ``weights`` has the file of each name, None where it is missing.
+
+    ``measured`` is its row of Table 1, None where there is none.
+    """
+    from tlt.model.shipped import count_parameters, published, shipped_path
+
+    paths = {name: shipped_path(name) for name in system.weights.values()}
+    shipped = {name: path if path.is_file() else None for name, path in paths.items()}
+    return {
+        "name": system.name,
+        "summary": system.summary,
+        "source": system.source,
+        "learned": system.learned,
+        "weights": {name: path and path.name for name, path in shipped.items()},
+        "parameters": sum(count_parameters(path) for path in shipped.values() if path),
+        "measured": published().get(system.name),
+    }
+
+
+def _remedy(weights: str) -> str:
+    from tlt.model.shipped import KNOWN
+
+    return f"make them with 'tlt train --config {KNOWN[weights]}' and give the file with --model"

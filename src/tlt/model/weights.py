@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from safetensors import SafetensorError, safe_open
 from tlt.errors import ModelError
 from tlt.families import FAMILIES, Family
 from tlt.model.backbone import fold_batch_norms
-
-# Weights that trackers take by name, and what makes them again.
-KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+from tlt.model.shipped import KNOWN, shipped_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +105,6 @@ def weights_path(name_or_path: str) -> Path:
             f"make them with 'tlt train --config {config}' and give the file with --model"
         )
     return path
-
-
-def shipped_path(name: str) -> Path:
-    """Where the weights of a name are, if they are shipped."""
-    return Path(str(resources.files("tlt"))) / "weights" / f"{name}.safetensors"
 
 
 def _config(path: Path, metadata: dict[str, str], family: Family) -> Any:

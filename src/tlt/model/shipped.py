@@ -1,0 +1,37 @@
+"""What is shipped with the package, known without reading a network: weights and measured rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib import resources
+from pathlib import Path
+
+from safetensors import safe_open
+
+# Weights that trackers take by name, and what makes them again.
+KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+
+PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")
+
+
+def shipped_path(name: str) -> Path:
+    """Where the weights of a name are, if they are shipped."""
+    return Path(str(resources.files("tlt"))) / "weights" / f"{name}.safetensors"
+
+
+def count_parameters(path: Path) -> int:
+    """How many numbers a file of weights holds (batch statistics count too)."""
+    with safe_open(path, "np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def published() -> dict[str, dict[str, float]]:
+    """The row of each tracker on the published benchmark: some figures of `tlt.table1.table_lines`.
+
+    They are data (``weights/table1.json``, copied from a run's ``table1.json``).
+    """
+    path = resources.files("tlt").joinpath("weights/table1.json")
+    if not path.is_file():
+        return {}
+    return {line["name"]: {k: line[k] for k in PUBLISHED} for line in json.loads(path.read_text())}
