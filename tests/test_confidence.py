@@ -17,6 +17,7 @@ from tlt.confidence import (
 from tlt.errors import ModelError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Status
+from tlt.model.shipped import shipped_path
 from tlt.registration.result import Registration
 from tlt.systems import TRACKERS
 from tlt.systems.base import AlignedPair, Location
@@ -112,7 +113,15 @@ def test_features_by_hand() -> None:
     assert (far["log_tolerance"], far["moved_cm"]) == (0.0, 4.0)
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+DETECTED = {"likeness": 0.9, "likeness_margin": 0.2, "detection_score": 0.5}
+
+
+def shipped(name: str) -> bool:
+    """Whether a tracker has the weights that its confidence is fitted for."""
+    return all(shipped_path(weights).is_file() for weights in TRACKERS[name].weights.values())
+
+
+@pytest.mark.parametrize("name", [name for name in TRACKERS if shipped(name)])
 def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None:
     evidence = {
         "tlt": {"tissue_mm": 1.0, "patches_mm": 1.0, "pulled_mm": 1.0, "correlation": 0.5},
@@ -120,6 +129,10 @@ def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None
         "patch": {"correlation": 0.5, "margin": 0.1},
         "greedy": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "affine": {},
+        "lens-lesiongraph": DETECTED,
+        "vuld-lesiongraph": DETECTED,
+        "lens-lesanet": DETECTED,
+        "vuld-lesanet": DETECTED,
     }[name]
     features = features_of(two_lesions(), 1, Location(np.zeros(3), evidence))
     assert set(load_calibration(name).weights) <= set(features)

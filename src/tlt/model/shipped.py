@@ -10,7 +10,13 @@ from pathlib import Path
 from safetensors import safe_open
 
 # Weights that trackers take by name, and what makes them again.
-KNOWN = {"tlt-ct": "configs/compact-motion.yaml"}
+KNOWN = {
+    "tlt-ct": "configs/compact-motion.yaml",
+    "vuld-ct": "configs/table1/vuld.yaml",
+    "lens-ct": "configs/table1/lens.yaml",
+    "lesiongraph-ct": "configs/table1/lesiongraph.yaml",
+    "lesanet-ct": "configs/table1/lesanet.yaml",
+}
 
 PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")
 

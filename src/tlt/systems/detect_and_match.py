@@ -1,9 +1,10 @@
 """Detector and similarity: ``lens-lesiongraph``, ``vuld-lesiongraph`` and the two with LesaNet.
 
-As Cai et al. (DLT, CVPR 2021) ran them, and Table 1 repeats: every lesion candidate of the follow-up
-is detected, candidates and template lesions are embedded, and a lesion is where the candidate nearest
-to it in the embedding is. The whole follow-up is searched, with no regard to where registration puts
-the lesion; ``reach_mm`` restricts it to candidates that near to the prior.
+As Cai et al. (DLT, CVPR 2021) ran them, and Table 1 repeats: every lesion candidate of the
+follow-up is detected, candidates and template lesions are embedded, and a lesion is where the
+candidate nearest to it in the embedding is. The whole follow-up is searched, with no regard to
+where registration puts the lesion; ``reach_mm`` restricts it to candidates that near to the
+prior.
 """
 
 from __future__ import annotations
