@@ -92,7 +92,18 @@ def errors_mm(matches: list[Match]) -> np.ndarray:
     return np.linalg.norm(found - truth, axis=1)
 
 
-SYSTEMS = {"affine": AffineSystem, "patch": PatchSystem, "tlt": tiny_tlt}
+def tiny_detect_and_match() -> System:
+    from test_detect_and_match import tiny_system
+
+    return tiny_system()
+
+
+SYSTEMS = {
+    "affine": AffineSystem,
+    "patch": PatchSystem,
+    "tlt": tiny_tlt,
+    "vuld-lesanet": tiny_detect_and_match,
+}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tlt.model.detections import Detections
@@ -74,8 +75,9 @@ class DetectAndMatch:
         report("compare lesions", 1.0)
         return located
 
+    @torch.inference_mode()
     def detect(self, volume: Volume, progress: Callable[[float], None] | None = None) -> Detections:
-        """All candidates of a volume of the detector's spacing, on the system's device."""
+        """All candidates in what a volume shows; it has the detector's spacing."""
         config = self.detector.config
 
         def encode(image: Tensor) -> Tensor:
@@ -85,9 +87,12 @@ class DetectAndMatch:
             return torch.cat([heat[0], faces[0]])
 
         said = tiled(volume, encode, config.head_stride, config.stride, config.halo, progress)
-        sources = len(config.sources)
+        sources, step = len(config.sources), config.head_stride
+        unseen = torch.from_numpy(np.isnan(volume.voxels[::step, ::step, ::step]))
+        said[:sources, unseen] = -torch.inf  # where nobody looked nothing was found
         origin = self._tensor(volume.grid.origin_mm)
-        return self.detector.detections(said[:sources], said[sources:], origin)
+        found = self.detector.detections(said[:sources], said[sources:], origin)
+        return found[torch.from_numpy(shown(volume, found.center_mm.cpu().numpy()))]
 
     def embed(self, volume: Volume, centers_mm: Tensor, radius_mm: Tensor) -> Tensor:
         """Unit vectors (N, E) of lesions (N, 3) of a volume, float32."""
@@ -101,6 +106,14 @@ class DetectAndMatch:
 
     def _tensor(self, values) -> Tensor:
         return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def shown(volume: Volume, points_mm: np.ndarray) -> NDArray[np.bool_]:
+    """Whether points (N, 3) lie in a voxel that the volume shows (not NaN)."""
+    index = np.rint(volume.grid.mm_to_index(points_mm)).astype(int)
+    last = np.array(volume.grid.shape_zyx) - 1
+    inside = np.all((index >= 0) & (index <= last), axis=1)
+    return inside & ~np.isnan(volume.voxels[tuple(np.clip(index, 0, last).T)])
 
 
 def _answer(found: Detections, likeness: Tensor, prior_mm: np.ndarray) -> Location:
