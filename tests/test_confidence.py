@@ -114,6 +114,7 @@ def test_features_by_hand() -> None:
 
 
 NETWORK = {"peak": 0.5, "spread_mm": 20.0, "best": 1.0, "margin": 2.0}
+DETECTED = {"likeness": 0.9, "likeness_margin": 0.2, "detection_score": 0.5}
 
 
 def shipped(name: str) -> bool:
@@ -135,6 +136,10 @@ def test_the_shipped_calibration_wants_what_its_tracker_gives(name: str) -> None
         "deeds": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "voxelmorph": {"correlation": 0.5, "gain": 0.2, "spread_mm": 1.0, "squeeze": 0.1},
         "affine": {},
+        "lens-lesiongraph": DETECTED,
+        "vuld-lesiongraph": DETECTED,
+        "lens-lesanet": DETECTED,
+        "vuld-lesanet": DETECTED,
     }[name]
     features = features_of(two_lesions(), 1, Location(np.zeros(3), evidence))
     assert set(load_calibration(name).weights) <= set(features)

@@ -119,6 +119,12 @@ def tiny_voxelmorph() -> VoxelMorphSystem:
     return VoxelMorphSystem(LoadedModel(network, "tiny", "0" * 64, {}, "voxelmorph"))
 
 
+def tiny_detect_and_match() -> System:
+    from test_detect_and_match import tiny_system
+
+    return tiny_system()
+
+
 COARSE = {"spacing_mm": 4.0, "strides": (1, 1, 1), "blocks": (1, 1, 1)}
 SYSTEMS: dict[str, Callable[[], System]] = {
     "affine": AffineSystem,
@@ -128,6 +134,7 @@ SYSTEMS: dict[str, Callable[[], System]] = {
     "dlt": tiny_network("dlt"),
     "transt": tiny_network("transt", **COARSE),
     "voxelmorph": tiny_voxelmorph,
+    "vuld-lesanet": tiny_detect_and_match,
 }
 
 

@@ -47,6 +47,12 @@ FAMILIES = {
     "voxelmorph": Family(
         "tlt.model.voxelmorph:VoxelMorph", "tlt.training.voxelmorph_task:VoxelMorphTask"
     ),
+    "vuld": Family("tlt.model.vuld:VULD", "tlt.training.detection_task:DetectionTask"),
+    "lens": Family("tlt.model.lens:LENS", "tlt.training.detection_task:DetectionTask"),
+    "lesiongraph": Family(
+        "tlt.model.lesiongraph:LesionGraph", "tlt.training.embedding_task:LesionGraphTask"
+    ),
+    "lesanet": Family("tlt.model.lesanet:LesaNet", "tlt.training.embedding_task:LesaNetTask"),
 }
 
 

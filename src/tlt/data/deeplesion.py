@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tlt.data.dls import pixels_to_mm
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io.dicom import MIN_SIZE
@@ -24,6 +25,11 @@ from tlt.volume import Volume
 
 OFFSET_HU = 32768
 COLUMNS = ("File_name", "Slice_range", "Spacing_mm_px_")
+MEASURED = (
+    *("Key_slice_index", "Bounding_boxes", "Lesion_diameters_Pixel_", "Coarse_lesion_type"),
+    *("Normalized_lesion_location", "Possibly_noisy", "Train_Val_Test"),
+)
+TRAINING, VALIDATION = 1, 2  # of Train_Val_Test
 FILE_NAME = re.compile(r"(\d+_\d+_\d+)_(\d+)\.png")
 
 
@@ -52,24 +58,91 @@ class SubVolume:
         return folder / self.series / f"{number:03d}.png"
 
 
+@dataclass(frozen=True)
+class Annotation:
+    """One annotated lesion, in the frame of `tlt.data.dls.pixels_to_mm`.
+
+    Attributes:
+        volume: file name of its sub-volume.
+        center_mm: middle of its bounding box, on the key slice.
+        radius_mm: half the longer RECIST diameter; nothing is known of its extent along z.
+        type: DeepLesion's coarse type less one (`tlt.training.lesion_labels.TYPES`); -1 unknown.
+        place: share of the body's extent along x, y, z.
+        split: 1 training, 2 validation, 3 test.
+    """
+
+    volume: str
+    center_mm: tuple[float, float, float]
+    radius_mm: float
+    type: int
+    place: tuple[float, float, float]
+    split: int
+
+
 def sub_volumes(info: Path) -> list[SubVolume]:
     """The sub-volumes that ``DL_info.csv`` annotates, each once, by name.
 
     Raises:
         InputError: unreadable, a column missing, or a value that cannot be.
     """
+    found = {v.name: v for v in (_sub_volume(info, line) for line in _lines(info, COLUMNS))}
+    return [found[name] for name in sorted(found)]
+
+
+def read_annotations(info: Path) -> list[Annotation]:
+    """The lesions of ``DL_info.csv`` in their order, those that may be noise left out.
+
+    Raises:
+        InputError: unreadable, a column missing, or a value that cannot be.
+    """
+    lines = _lines(info, (*COLUMNS, *MEASURED))
+    return [_annotation(info, line) for line in lines if line["Possibly_noisy"].strip() != "1"]
+
+
+def _lines(info: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The lines of the table.
+
+    Raises:
+        InputError: unreadable, empty, or a column missing.
+    """
     try:
         with info.open(newline="") as file:
             reader = csv.DictReader(file, restval="")
-            missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+            missing = [c for c in columns if c not in (reader.fieldnames or ())]
             if missing:
                 raise InputError(f"{info}: no column {missing[0]}; give DL_info.csv of DeepLesion")
-            found = {v.name: v for v in (_sub_volume(info, line) for line in reader)}
+            lines = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{info}: cannot be read ({error}); give DL_info.csv") from error
-    if not found:
+    if not lines:
         raise InputError(f"{info}: lists no lesion; give DL_info.csv of DeepLesion")
-    return [found[name] for name in sorted(found)]
+    return lines
+
+
+def _annotation(info: Path, line: dict[str, str]) -> Annotation:
+    volume = _sub_volume(info, line)
+
+    def numbers(name: str, count: int) -> list[float]:
+        values = [float(v) for v in line[name].split(",")]
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} numbers, not {count}")
+        return values
+
+    try:
+        left, top, right, bottom = numbers("Bounding_boxes", 4)
+        x, y, z = numbers("Normalized_lesion_location", 3)
+        below = int(line["Key_slice_index"]) - volume.first
+        middle = ((left + right) / 2, (top + bottom) / 2, float(below))
+        return Annotation(
+            volume.name,
+            pixels_to_mm(middle, volume.spacing_mm),
+            max(numbers("Lesion_diameters_Pixel_", 2)) * volume.spacing_mm[0] / 2,
+            max(int(line["Coarse_lesion_type"]) - 1, -1),
+            (x, y, z),
+            int(line["Train_Val_Test"]),
+        )
+    except ValueError as error:
+        raise InputError(f"{info}: {line['File_name']}: {error}; correct the line") from error
 
 
 def _sub_volume(info: Path, line: dict[str, str]) -> SubVolume:

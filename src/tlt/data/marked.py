@@ -13,9 +13,15 @@ import torch
 
 from tlt.data.dls import DLSPair
 from tlt.data.followup import Study, Truth
-from tlt.data.pairs import PairConfig, TrainingPair, as_tensor, draw_grids, registration_error
+from tlt.data.pairs import (
+    PairConfig,
+    TrainingPair,
+    as_tensor,
+    draw_grids,
+    registration_error,
+    shown_in,
+)
 from tlt.errors import InputError
-from tlt.geometry import Grid, Points
 from tlt.io.images import load_volume
 from tlt.io.lesions import read_lesions
 from tlt.lesion import Lesion
@@ -120,7 +126,7 @@ def cut_marked_pair(
         move = registration_error(rng, about).after(registration.baseline_to_followup)
         prior = move(centers)
         template, search = draw_grids(rng, prior[one], config)
-        shown = _shown(template, prior) & _shown(search, truth)
+        shown = shown_in(template, prior) & shown_in(search, truth)
         seen = np.flatnonzero(shown & study.followup.grid.contains(prior))
         if len(seen) == 0:
             continue
@@ -146,9 +152,3 @@ def cut_marked_pair(
             marks_seen=torch.ones((len(seen), 2), dtype=torch.bool),
         )
     return None
-
-
-def _shown(grid: Grid, points_mm: Points) -> np.ndarray:
-    """Whether points (N, 3) lie in a crop, two voxels from its border."""
-    index = grid.mm_to_index(points_mm)
-    return np.all((index >= 2) & (index <= np.array(grid.shape_zyx) - 3), axis=1)

@@ -91,7 +91,7 @@ class TrainingPair:
 
     def to(self, device: torch.device) -> TrainingPair:
         """The pair on a device."""
-        return TrainingPair(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 # Self-supervision of DLT: one scan turned and resized by itself, instead of a patient who moved.
@@ -362,6 +362,12 @@ def _visible(points_mm: Points, grid: Grid, seen_zyx: tuple[NDArray[np.bool_], .
     inside = np.all((index >= 2) & (index <= last - 2), axis=1)
     index = np.clip(index, 0, last)
     return inside & np.all([seen_zyx[a][index[:, a]] for a in range(3)], axis=0)
+
+
+def shown_in(grid: Grid, points_mm: Points) -> NDArray[np.bool_]:
+    """Whether points (N, 3) lie in a crop, two voxels from its border."""
+    index = grid.mm_to_index(points_mm)
+    return np.all((index >= 2) & (index <= np.array(grid.shape_zyx) - 3), axis=1)
 
 
 def _as_points(points_mm: Points) -> Tensor:

@@ -17,6 +17,10 @@ KNOWN = {
     "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
     "siamrpn-ct": "configs/table1/siamrpn.yaml",
     "voxelmorph-ct": "configs/table1/voxelmorph.yaml",
+    "vuld-ct": "configs/table1/vuld.yaml",
+    "lens-ct": "configs/table1/lens.yaml",
+    "lesiongraph-ct": "configs/table1/lesiongraph.yaml",
+    "lesanet-ct": "configs/table1/lesanet.yaml",
 }
 
 PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")

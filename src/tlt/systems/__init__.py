@@ -30,6 +30,27 @@ class SystemInfo:
         return bool(self.weights)
 
 
+NETWORKS = {"vuld": "VULD", "lens": "LENS", "lesiongraph": "LesionGraph", "lesanet": "LesaNet"}
+SOURCES = {
+    "vuld": "Cai et al., MLMI 2020",
+    "lens": "Yan et al., TMI 2021",
+    "lesiongraph": "Yan et al., CVPR 2018",
+    "lesanet": "Yan et al., CVPR 2019",
+}
+
+
+def _detect_and_match(detector: str, embedding: str) -> SystemInfo:
+    """The tracker of a detector and an embedding, by the names of their families."""
+    return SystemInfo(
+        f"{detector}-{embedding}",
+        f"lesions detected in the whole follow-up ({NETWORKS[detector]}), "
+        f"the most similar one taken ({NETWORKS[embedding]})",
+        SOURCES[detector] + "; " + SOURCES[embedding],
+        "tlt.systems.detect_and_match:DetectAndMatch",
+        {detector: f"{detector}-ct", embedding: f"{embedding}-ct"},
+    )
+
+
 TRACKERS = {
     info.name: info
     for info in (
@@ -106,5 +127,9 @@ TRACKERS = {
             "L1 affine of the paper's RAAM",
             "tlt.systems.affine:AffineSystem",
         ),
+        _detect_and_match("lens", "lesiongraph"),
+        _detect_and_match("vuld", "lesiongraph"),
+        _detect_and_match("lens", "lesanet"),
+        _detect_and_match("vuld", "lesanet"),
     )
 }

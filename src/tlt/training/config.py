@@ -35,6 +35,20 @@ class Marked(BaseModel):
     images: Path | None = None
 
 
+class Annotated(BaseModel):
+    """Lesions of DeepLesion: their places and types at one time.
+
+    Attributes:
+        info: ``DL_info.csv``; its training split is learned from, its validation split judges.
+        images: the folder of sub-volumes that ``tlt convert deeplesion`` writes.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    info: Path
+    images: Path
+
+
 class TrainConfig(BaseModel):
     """A training run.
 
@@ -45,6 +59,8 @@ class TrainConfig(BaseModel):
         marked, marked_share: pairs with marked lesions, and how often one is drawn instead of a
             simulated one.
         augmented_share: how often a pair is two augmentations of one CT of ``data`` instead.
+        deeplesion: annotated lesions, each seen in two views of its CT; drawn instead of the others
+            as often as ``marked_share`` says.
         validation, validation_marked: CTs, or marked pairs, of other patients; the best weights
             are chosen by them.
         cache: folder in which the pairs are kept, for other networks on the same pairs.
@@ -69,6 +85,7 @@ class TrainConfig(BaseModel):
     marked: Marked | None = None
     marked_share: float = Field(0.5, ge=0, le=1)
     augmented_share: float = Field(0.0, ge=0, le=1)
+    deeplesion: Annotated | None = None
     validation: Path | None = None
     validation_marked: Marked | None = None
     cache: Path | None = None
@@ -96,8 +113,12 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        if self.data is None and self.marked is None:
-            raise ValueError("neither data (CTs to simulate from) nor marked (pairs) is given")
+        if self.data is None and self.marked is None and self.deeplesion is None:
+            raise ValueError(
+                "neither data (CTs to simulate from) nor marked (pairs) nor deeplesion is given"
+            )
+        if self.deeplesion is not None and self.cache is not None:
+            raise ValueError("the cache keeps no annotations of deeplesion; leave one of them out")
         if self.augmented_share and self.data is None:
             raise ValueError("augmented_share needs data, the CTs that are augmented")
         if self.validate_every % self.checkpoint_every:

@@ -6,15 +6,15 @@ Pairs are simulated from CTs, cut from marked pairs, or mixed; see `TrainingPair
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from tlt.data.deeplesion import TRAINING, VALIDATION
 from tlt.data.dls import read_dls
 from tlt.data.followup import Study
 from tlt.data.marked import cut_marked_pair, dls_groups, dls_study, folder_study, pair_folders
@@ -24,6 +24,7 @@ from tlt.errors import InputError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.registration.affine import register_affine
 from tlt.registration.result import Registration
+from tlt.training.annotated_samples import AnnotatedVolumes, kept
 from tlt.training.cache import PairCache
 from tlt.training.config import Marked, TrainConfig
 
@@ -33,17 +34,6 @@ KEPT_PAIRS = 4  # pairs of CTs that a process keeps in memory
 CHECKED = 32  # CTs that are tried before training starts, and then kept
 TRIES = 20  # pairs that may fail in a row
 VALIDATION_SEED = 10**6
-
-Kept = TypeVar("Kept")
-
-
-def _kept(store: dict[int, Kept], key: int, make: Callable[[], Kept], limit: int) -> Kept:
-    """``store[key]``, made if it is not there; the oldest goes when there are too many."""
-    if key not in store:
-        if len(store) >= limit:
-            store.pop(next(iter(store)))
-        store[key] = make()
-    return store[key]
 
 
 class Anatomies:
@@ -57,7 +47,7 @@ class Anatomies:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Anatomy:
-        return _kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])), CHECKED)
+        return kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])), CHECKED)
 
 
 class MarkedStudies:
@@ -82,14 +72,14 @@ class MarkedStudies:
         """Pair number ``index``."""
         place, images = self._places[index], self.source.images
         if isinstance(place, Path):
-            return _kept(self._studies, index, lambda: folder_study(place), KEPT_PAIRS)
+            return kept(self._studies, index, lambda: folder_study(place), KEPT_PAIRS)
         assert images is not None  # a list of DLS has them
-        return _kept(self._studies, index, lambda: dls_study(place, images), KEPT_PAIRS)
+        return kept(self._studies, index, lambda: dls_study(place, images), KEPT_PAIRS)
 
     def registration(self, index: int) -> Registration:
         """The affine prior of pair number ``index``."""
         study = self.study(index)
-        return _kept(
+        return kept(
             self._registrations,
             index,
             lambda: register_affine(study.baseline, study.followup),
@@ -125,6 +115,9 @@ class TrainingPairs(Dataset):
             None if config.cache is None else PairCache(config.cache, _recipe(config, self))
         )
         self.anatomies, self.marked = _opened(config.data, config.marked)
+        self.annotated = (
+            None if config.deeplesion is None else AnnotatedVolumes(config.deeplesion, TRAINING)
+        )
         if self.anatomies is not None and len(self.anatomies) <= CHECKED:
             for index in range(len(self.anatomies)):
                 draw_training_pair(
@@ -161,12 +154,11 @@ class TrainingPairs(Dataset):
     def _draw(
         self, rng: np.random.Generator, easing: float, augmented: bool
     ) -> TrainingPair | None:
-        if (
-            not augmented
-            and self.marked is not None
-            and (self.anatomies is None or rng.random() < self.config.marked_share)
-        ):
-            return self.marked.draw(rng, self.cut)
+        others = [source for source in (self.annotated, self.marked) if source is not None]
+        for source in [] if augmented else others:
+            last = self.anatomies is None and source is others[-1]
+            if last or rng.random() < self.config.marked_share:
+                return source.draw(rng, self.cut)
         assert self.anatomies is not None  # the configuration has one of the two
         anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
         return _simulated(rng, anatomy, self.cut, easing, augmented)
@@ -207,17 +199,24 @@ def _simulated(
 def validation_set(config: TrainConfig) -> list[TrainingPair]:
     """Fixed pairs of other patients at full difficulty, half of them marked where both are given.
 
+    With DeepLesion and no other validation they are of its validation split.
+
     Raises:
         InputError: not one could be made.
     """
     anatomies, marked = _opened(config.validation, config.validation_marked)
+    annotated = None
     if anatomies is None and marked is None:
-        return []
+        if config.deeplesion is None:
+            return []
+        annotated = AnnotatedVolumes(config.deeplesion, VALIDATION)
     cut, drawn = config.cut, []
     for index in range(config.validation_pairs):
         rng = np.random.default_rng((VALIDATION_SEED, index))
-        pair = None
-        if marked is not None and (anatomies is None or index % 2):
+        pair: TrainingPair | None = None
+        if annotated is not None:
+            pair = annotated.draw(rng, cut)
+        elif marked is not None and (anatomies is None or index % 2):
             pair = marked.draw(rng, cut)
         elif anatomies is not None:
             pair = _simulated(rng, anatomies[index % len(anatomies)], cut)

@@ -1,0 +1,136 @@
+"""Detector and similarity: ``lens-lesiongraph``, ``vuld-lesiongraph`` and the two with LesaNet.
+
+As Cai et al. (DLT, CVPR 2021) ran them, and Table 1 repeats: every lesion candidate of the
+follow-up is detected, candidates and template lesions are embedded, and a lesion is where the
+candidate nearest to it in the embedding is. The whole follow-up is searched, with no regard to
+where registration puts the lesion; ``reach_mm`` restricts it to candidates that near to the
+prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tlt.model.detections import Detections
+from tlt.model.weights import LoadedModel, inference_network
+from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.network import seen_through
+from tlt.systems.tiles import tiled
+from tlt.volume import AIR_HU, Volume
+
+WHOLE_MM = 2000.0  # beyond any scanner's field of view
+NOTHING_ELSE = -1.0  # cosine of the second best candidate where there is one alone
+
+
+class DetectAndMatch:
+    """A detector and an embedding with their weights; both models are called by turns."""
+
+    name = "detect-and-match"
+
+    def __init__(
+        self,
+        detector: LoadedModel,
+        embedding: LoadedModel,
+        device: str = "cpu",
+        bf16: bool = False,
+        reach_mm: float | None = None,
+    ) -> None:
+        self.model_name: str | None = f"{detector.name},{embedding.name}"
+        self.weights_sha256: str | None = f"{detector.sha256},{embedding.sha256}"
+        self.spacing_mm = detector.network.config.spacing_mm
+        self.margin_mm = WHOLE_MM if reach_mm is None else reach_mm
+        self.reach_mm = reach_mm
+        self.detector = inference_network(detector.network, bf16).to(device)
+        self.embedding = inference_network(embedding.network, bf16).to(device)
+        self.device, self.bf16 = device, bf16
+
+    @torch.inference_mode()
+    def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
+        """The most similar candidate of each lesion; its prior where there is no candidate."""
+
+        def report(stage: str, done: float) -> None:
+            if progress is not None:
+                progress(stage, done)
+
+        found = self.detect(pair.search, lambda done: report("detect lesions", done))
+        if not len(found):
+            return [Location(prior, _evidence(0.0, 0.0, 0.0)) for prior in pair.prior_mm]
+        report("compare lesions", 0.0)
+        prior = self._tensor(pair.prior_mm)
+        lesions = self.embed(
+            seen_through(pair.template, pair.search), prior, self._tensor(pair.radius_mm)
+        )
+        likeness = lesions @ self.embed(pair.search, found.center_mm, found.radius_mm).mT
+        if self.reach_mm is not None:
+            far = torch.cdist(prior, found.center_mm) > self.reach_mm
+            likeness = likeness.masked_fill(far, -torch.inf)
+        located = [
+            _answer(found, row, place) for row, place in zip(likeness, pair.prior_mm, strict=True)
+        ]
+        report("compare lesions", 1.0)
+        return located
+
+    @torch.inference_mode()
+    def detect(self, volume: Volume, progress: Callable[[float], None] | None = None) -> Detections:
+        """All candidates in what a volume shows; it has the detector's spacing."""
+        config = self.detector.config
+
+        def encode(image: Tensor) -> Tensor:
+            image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+            with self._precision():
+                heat, faces = self.detector(image)
+            return torch.cat([heat[0], faces[0]])
+
+        said = tiled(volume, encode, config.head_stride, config.stride, config.halo, progress)
+        sources, step = len(config.sources), config.head_stride
+        unseen = torch.from_numpy(np.isnan(volume.voxels[::step, ::step, ::step]))
+        said[:sources, unseen] = -torch.inf  # where nobody looked nothing was found
+        origin = self._tensor(volume.grid.origin_mm)
+        found = self.detector.detections(said[:sources], said[sources:], origin)
+        return found[torch.from_numpy(shown(volume, found.center_mm.cpu().numpy()))]
+
+    def embed(self, volume: Volume, centers_mm: Tensor, radius_mm: Tensor) -> Tensor:
+        """Unit vectors (N, E) of lesions (N, 3) of a volume, float32."""
+        image = self._tensor(np.nan_to_num(volume.voxels, nan=AIR_HU))[None]
+        origin = self._tensor(volume.grid.origin_mm)
+        with self._precision():
+            return self.embedding.embedded(image, origin, centers_mm, radius_mm)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
+
+    def _tensor(self, values) -> Tensor:
+        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
+
+
+def shown(volume: Volume, points_mm: np.ndarray) -> NDArray[np.bool_]:
+    """Whether points (N, 3) lie in a voxel that the volume shows (not NaN)."""
+    index = np.rint(volume.grid.mm_to_index(points_mm)).astype(int)
+    last = np.array(volume.grid.shape_zyx) - 1
+    inside = np.all((index >= 0) & (index <= last), axis=1)
+    return inside & ~np.isnan(volume.voxels[tuple(np.clip(index, 0, last).T)])
+
+
+def _answer(found: Detections, likeness: Tensor, prior_mm: np.ndarray) -> Location:
+    """The candidate that is most like a lesion, by the cosines (N,) of all candidates."""
+    best = int(likeness.argmax())
+    if likeness[best] == -torch.inf:
+        return Location(prior_mm, _evidence(0.0, 0.0, 0.0))
+    others = torch.cat([likeness[:best], likeness[best + 1 :], likeness.new_tensor([NOTHING_ELSE])])
+    second = max(float(others.max()), NOTHING_ELSE)
+    own = float(likeness[best])
+    center = found.center_mm[best].double().cpu().numpy()
+    return Location(center, _evidence(own, own - second, float(found.score[best])))
+
+
+def _evidence(likeness: float, margin: float, score: float) -> dict[str, float]:
+    """What the confidence rests on; all 0 where nothing was detected.
+
+    Cosine of the lesion and its candidate, less that of the second best, the detector's score.
+    """
+    return {"likeness": likeness, "likeness_margin": margin, "detection_score": score}
