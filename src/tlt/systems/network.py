@@ -16,13 +16,13 @@ from torch import Tensor
 from tlt.model.network import Prediction, TokenMap
 from tlt.model.weights import LoadedModel, inference_network
 from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.tiles import tiled
 from tlt.volume import AIR_HU, Volume
 
 # Centres (Q, 3) and evidence of Q lesions, from their prediction, priors and radii.
 Finish = Callable[[Prediction, Tensor, Tensor], tuple[Tensor, list[dict[str, float]]]]
 
 LESIONS_AT_ONCE = 8
-TILE_VOXELS = 16_000_000
 NEAR_MM, ELSEWHERE_MM = 12.0, 16.0
 
 
@@ -85,27 +85,14 @@ class NetworkSystem:
 
     def token_map(self, volume: Volume, progress=None) -> TokenMap:
         """Features of a whole volume, tile by tile along z; each tile sees its whole halo."""
-        step, halo = self.config.stride, self.config.halo
-        token = round(self.config.token_mm / self.config.spacing_mm)  # voxels between tokens
-        halo += -halo % step
-        depth, height, width = volume.voxels.shape
-        thick = max(step, int(TILE_VOXELS / (height * width)) // step * step)
-        tiles = []
-        for start in range(0, depth, thick):
-            low, high = max(0, start - halo), min(depth, start + thick + halo)
-            part = np.nan_to_num(volume.voxels[low:high], nan=AIR_HU)
-            image = torch.from_numpy(part)[None, None].to(self.device)
-            features = self._encode(image)
-            first = (start - low) // token
-            tiles.append(features[:, first : first + -(-min(thick, depth - start) // token)])
-            if progress is not None:
-                progress(min(1.0, (start + thick) / depth))
-        origin = self._tensor(volume.grid.origin_mm)
-        return TokenMap(torch.cat(tiles, 1), origin, self.config.token_mm)
+        config = self.config
+        token = round(config.token_mm / config.spacing_mm)  # voxels between tokens
+        features = tiled(volume, self._encode, token, config.stride, config.halo, progress)
+        return TokenMap(features, self._tensor(volume.grid.origin_mm), config.token_mm)
 
     def _encode(self, image: Tensor) -> Tensor:
         """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         with self._precision():
             return self.network.encode(image)[0].float()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tlt.volume import AIR_HU, Volume
 
-TILE_VOXELS = 3_000_000
+TILE_VOXELS = 16_000_000
 
 
 def tiled(
