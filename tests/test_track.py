@@ -14,7 +14,7 @@ from conftest import RAS, make_phantom, oblique, torso_grid
 from scipy import ndimage
 from tiny import tiny_siamese
 
-import tlt.systems.network
+import tlt.systems.tiles
 from tlt.confidence import Calibration
 from tlt.errors import ModelError, UsageError
 from tlt.geometry import AffineTransform, Grid
@@ -214,7 +214,7 @@ def test_tiles_give_the_features_of_the_whole(name: str, monkeypatch: pytest.Mon
     pair = align(baseline(), followup(), lesions, registration, system.spacing_mm, 60.0)
     whole = system.token_map(pair.search)
     done: list[float] = []
-    monkeypatch.setattr(tlt.systems.network, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
+    monkeypatch.setattr(tlt.systems.tiles, "TILE_VOXELS", 4 * pair.search.voxels[0].size)
     tiled = system.token_map(pair.search, done.append)
     assert len(done) > 3
     assert done[-1] == 1.0
