@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import write_dicom_series
 from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
 
 from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.cli.track import DEFAULT_FORMATS, chosen_formats, join_formats
 from tlt.errors import ModelError, UsageError
-from tlt.io.images import save_volume
+from tlt.io.images import load_volume, save_volume
 from tlt.io.results import Result, read_json
 from tlt.lesion import Status
 from tlt.timeline import in_time_order, track_over_time
@@ -78,6 +79,7 @@ def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, 
     assert max(len(line) for line in out.splitlines()) <= 100
     row = next(line for line in out.splitlines() if line.startswith("L1"))
     assert " ".join(row.split()) == "L1 nodule found 90 % -16.0 -16.0 -41.0 8.0 11.5"
+    assert "similarity of the registration 0.88" in out
     assert "read images" in err
     assert "\x1b" not in out + err
 
@@ -107,6 +109,20 @@ def test_no_folder_name_gets_into_results_unless_asked_for(study, tmp_path, trac
     assert "DOE" not in "".join(capsys.readouterr())
     assert main(arguments(study, tmp_path / "named", "--with-identifiers")) == 0
     assert read_json(tmp_path / "named" / "result.json").baseline.path == f"{study}/bl.nii.gz"
+
+
+def test_scans_of_two_patients_are_told_and_no_identifier_is_kept(study, tmp_path, tracker, capsys):
+    for name, patient in (("bl", "SECRET-1"), ("fu", "SECRET-1"), ("other", "SECRET-2")):
+        volume = load_volume(study / ("bl.nii.gz" if name == "bl" else "fu.nii.gz"))
+        write_dicom_series(volume, study / name, PatientID=patient)
+    for name, expected in (("fu", 0), ("other", 1)):
+        given = arguments(study, tmp_path / name, "--baseline", study / "bl")
+        given[given.index("--followup") + 1] = str(study / name)
+        assert main(given) == 0
+        warnings = read_json(tmp_path / name / "result.json").warnings
+        assert sum("different PatientIDs" in warning for warning in warnings) == expected
+        assert all(b"SECRET" not in path.read_bytes() for path in (tmp_path / name).iterdir())
+        assert "SECRET" not in "".join(capsys.readouterr())
 
 
 def test_slicer_points_and_mask_are_written(study, tmp_path, tracker):
@@ -293,14 +309,17 @@ def test_demo_knows_the_true_error(study, tracker, monkeypatch, tmp_path, capsys
         (example / f"{new}.nii.gz").write_bytes((study / f"{old}.nii.gz").read_bytes())
     text = (study / "lesions.csv").read_text()
     (example / "lesions.csv").write_text(text)
-    # The fake tracker moves each lesion by (4, -6, 9): L1 is then 3 mm off, and L3 has no truth.
+    # The fake tracker moves each lesion by (4, -6, 9): L1 (8 mm) is then 3 mm off, L2 (12 mm) is 12
+    # mm off, beyond the 10 mm of the metric, and L3 has no truth.
     rows = ["lesion_id,x,y,z,coordinate_system,radius_mm", "L1,-16,-13,-41,LPS,8"]
-    (example / "truth.csv").write_text("\n".join([*rows, "L2,29,14,-21,LPS,12"]) + "\n")
+    (example / "truth.csv").write_text("\n".join([*rows, "L2,29,14,-9,LPS,12"]) + "\n")
     monkeypatch.setattr("tlt.cli.demo.example_folder", lambda: contextlib.nullcontext(example))
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
-    errors = [line.split()[-1] for line in out.splitlines() if line.startswith("L")]
-    assert errors == ["error", "3.0", "0.0", "-"]
+    rows = [line for line in out.splitlines() if line.startswith("L")]
+    assert [line.split()[-1] for line in rows] == ["error", "3.0", "12.0", "-"]
+    assert ["!" in line for line in rows] == [False, False, True, False]
+    assert "! a true error beyond 10 mm" in out
     assert str(tmp_path / "demo" / "report.html") in out
     assert (tmp_path / "demo" / "lesion_L3.png").is_file()
 
