@@ -19,6 +19,7 @@ from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.cli.track import DEFAULT_FORMATS, chosen_formats, join_formats
 from tlt.errors import ModelError, UsageError
 from tlt.io.images import load_volume, save_volume
+from tlt.io.output import staged
 from tlt.io.results import Result, read_json
 from tlt.lesion import Status
 from tlt.timeline import in_time_order, track_over_time
@@ -54,6 +55,11 @@ def arguments(study, output, *more):
     ]  # fmt: skip
 
 
+def written(folder):
+    """What a person sees in a folder."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def assert_fails(capsys, args, exit_code, *words):
     """The command fails with one line on stderr that holds the words, and nothing on stdout."""
     assert main(args) == exit_code
@@ -68,7 +74,7 @@ def assert_fails(capsys, args, exit_code, *words):
 def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, capsys):
     output = tmp_path / "new" / "out"
     assert main(arguments(study, output)) == 0
-    assert sorted(path.name for path in output.iterdir()) == [
+    assert written(output) == [
         "lesion_L1.png", "lesion_L2.png", "lesion_L3.png",
         "matches.csv", "report.html", "result.json",
     ]  # fmt: skip
@@ -88,7 +94,7 @@ def test_short_forms_mean_the_long_ones(study, tmp_path, tracker, capsys):
     base = ["track", "-bl", f"{study}/bl.nii.gz", "-fu", f"{study}/fu.nii.gz"]
     rest = ["-l", f"{study}/lesions.csv", "-o", f"{tmp_path}/out", "-d", "cpu", "-q"]
     assert main([*base, *rest, "--format", "json"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert written(tmp_path / "out") == ["result.json"]
     assert capsys.readouterr().err == ""
     assert main([*base, *rest[:-1], "-v", "--format=csv"]) == 0
 
@@ -127,8 +133,7 @@ def test_scans_of_two_patients_are_told_and_no_identifier_is_kept(study, tmp_pat
 
 def test_slicer_points_and_mask_are_written(study, tmp_path, tracker):
     assert main(arguments(study, tmp_path / "out", "--format", "mrk", "nifti")) == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["followup.mrk.json", "followup_mask.nii.gz"]
+    assert written(tmp_path / "out") == ["followup.mrk.json", "followup_mask.nii.gz"]
 
 
 def test_warnings_reach_the_result_and_stderr(study, tmp_path, tracker, capsys):
@@ -205,6 +210,32 @@ def test_a_failure_while_writing_keeps_an_older_result(study, tmp_path, tracker,
     monkeypatch.setattr("tlt.io.exports.write_report", lambda *args: 1 / 0)
     assert main(arguments(study, output, "--format", "json", "html")) == INTERNAL_ERROR
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_second_run_leaves_nothing_of_the_first_and_everything_else(study, tmp_path, tracker):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("notes.txt", "lesion_mine.png"):
+        (output / name).write_text("the user's")
+    assert main(arguments(study, output, "--format", *DEFAULT_FORMATS, "mrk", "nifti")) == 0
+    assert {"lesion_L3.png", "followup_mask.nii.gz", "result.json"} < set(written(output))
+    text = (study / "lesions.csv").read_text()
+    (study / "lesions.csv").write_text(text.rsplit("L3", 1)[0])
+    assert main(arguments(study, output, "--format", "png", "csv")) == 0
+    kept = ["lesion_L1.png", "lesion_L2.png", "lesion_mine.png", "matches.csv", "notes.txt"]
+    assert written(output) == kept
+
+
+def test_a_list_of_files_reaches_no_other_folder(tmp_path):
+    (tmp_path / "mine").write_text("the user's")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / ".list").write_text(json.dumps(["../mine", "old", str(tmp_path / "mine"), "..", 3]))
+    (output / "old").write_text("of an earlier run")
+    with staged(output, listed=".list") as folder:
+        (folder / "new").write_text("now")
+    assert written(output) == ["new"]
+    assert (tmp_path / "mine").is_file()
 
 
 def test_verbose_shows_where_it_failed(study, tmp_path, monkeypatch, capsys):

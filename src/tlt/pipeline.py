@@ -20,6 +20,8 @@ from tlt.volume import Volume
 if TYPE_CHECKING:
     from tlt.track import PairResult, Tracker
 
+WRITTEN = ".tlt-track.json"  # in the output: the names of the files that a run left there
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +74,7 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
         return track_study(job, report).result
     from tlt.io.exports import write_study  # it draws with matplotlib
 
-    with staged(job.output) as folder:
+    with staged(job.output, listed=WRITTEN) as folder:
         study = track_study(job, report)
         write_study(study, folder, job.formats, report)
     return study.result

@@ -63,7 +63,7 @@ def render_report(
 
 
 def report_rows(result: Result, pictures: Sequence[Picture]) -> list[Row]:
-    """Every lesion in every follow-up, the one most in need of a look first, those out of view last."""
+    """Every lesion in every follow-up, the most doubtful first, those out of view last."""
     urls = {(picture.lesion_id, picture.followup): _data_url(picture.png) for picture in pictures}
     rows = [
         Row(f"lesion-{place}-{number}", lesion, number, found, urls.get((lesion.id, number), ""))
