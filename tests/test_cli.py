@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import write_dicom_series
 from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
 
 from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.cli.track import DEFAULT_FORMATS, chosen_formats, join_formats
 from tlt.errors import ModelError, UsageError
-from tlt.io.images import save_volume
+from tlt.io.images import load_volume, save_volume
+from tlt.io.output import staged
 from tlt.io.results import Result, read_json
 from tlt.lesion import Status
 from tlt.timeline import in_time_order, track_over_time
@@ -53,6 +55,11 @@ def arguments(study, output, *more):
     ]  # fmt: skip
 
 
+def written(folder):
+    """What a person sees in a folder."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def assert_fails(capsys, args, exit_code, *words):
     """The command fails with one line on stderr that holds the words, and nothing on stdout."""
     assert main(args) == exit_code
@@ -67,7 +74,7 @@ def assert_fails(capsys, args, exit_code, *words):
 def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, capsys):
     output = tmp_path / "new" / "out"
     assert main(arguments(study, output)) == 0
-    assert sorted(path.name for path in output.iterdir()) == [
+    assert written(output) == [
         "lesion_L1.png", "lesion_L2.png", "lesion_L3.png",
         "matches.csv", "report.html", "result.json",
     ]  # fmt: skip
@@ -78,6 +85,7 @@ def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, 
     assert max(len(line) for line in out.splitlines()) <= 100
     row = next(line for line in out.splitlines() if line.startswith("L1"))
     assert " ".join(row.split()) == "L1 nodule found 90 % -16.0 -16.0 -41.0 8.0 11.5"
+    assert "similarity of the registration 0.88" in out
     assert "read images" in err
     assert "\x1b" not in out + err
 
@@ -86,7 +94,7 @@ def test_short_forms_mean_the_long_ones(study, tmp_path, tracker, capsys):
     base = ["track", "-bl", f"{study}/bl.nii.gz", "-fu", f"{study}/fu.nii.gz"]
     rest = ["-l", f"{study}/lesions.csv", "-o", f"{tmp_path}/out", "-d", "cpu", "-q"]
     assert main([*base, *rest, "--format", "json"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert written(tmp_path / "out") == ["result.json"]
     assert capsys.readouterr().err == ""
     assert main([*base, *rest[:-1], "-v", "--format=csv"]) == 0
 
@@ -109,10 +117,23 @@ def test_no_folder_name_gets_into_results_unless_asked_for(study, tmp_path, trac
     assert read_json(tmp_path / "named" / "result.json").baseline.path == f"{study}/bl.nii.gz"
 
 
+def test_scans_of_two_patients_are_told_and_no_identifier_is_kept(study, tmp_path, tracker, capsys):
+    for name, patient in (("bl", "SECRET-1"), ("fu", "SECRET-1"), ("other", "SECRET-2")):
+        volume = load_volume(study / ("bl.nii.gz" if name == "bl" else "fu.nii.gz"))
+        write_dicom_series(volume, study / name, PatientID=patient)
+    for name, expected in (("fu", 0), ("other", 1)):
+        given = arguments(study, tmp_path / name, "--baseline", study / "bl")
+        given[given.index("--followup") + 1] = str(study / name)
+        assert main(given) == 0
+        warnings = read_json(tmp_path / name / "result.json").warnings
+        assert sum("different PatientIDs" in warning for warning in warnings) == expected
+        assert all(b"SECRET" not in path.read_bytes() for path in (tmp_path / name).iterdir())
+        assert "SECRET" not in "".join(capsys.readouterr())
+
+
 def test_slicer_points_and_mask_are_written(study, tmp_path, tracker):
     assert main(arguments(study, tmp_path / "out", "--format", "mrk", "nifti")) == 0
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["followup.mrk.json", "followup_mask.nii.gz"]
+    assert written(tmp_path / "out") == ["followup.mrk.json", "followup_mask.nii.gz"]
 
 
 def test_warnings_reach_the_result_and_stderr(study, tmp_path, tracker, capsys):
@@ -189,6 +210,32 @@ def test_a_failure_while_writing_keeps_an_older_result(study, tmp_path, tracker,
     monkeypatch.setattr("tlt.io.exports.write_report", lambda *args: 1 / 0)
     assert main(arguments(study, output, "--format", "json", "html")) == INTERNAL_ERROR
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_second_run_leaves_nothing_of_the_first_and_everything_else(study, tmp_path, tracker):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("notes.txt", "lesion_mine.png"):
+        (output / name).write_text("the user's")
+    assert main(arguments(study, output, "--format", *DEFAULT_FORMATS, "mrk", "nifti")) == 0
+    assert {"lesion_L3.png", "followup_mask.nii.gz", "result.json"} < set(written(output))
+    text = (study / "lesions.csv").read_text()
+    (study / "lesions.csv").write_text(text.rsplit("L3", 1)[0])
+    assert main(arguments(study, output, "--format", "png", "csv")) == 0
+    kept = ["lesion_L1.png", "lesion_L2.png", "lesion_mine.png", "matches.csv", "notes.txt"]
+    assert written(output) == kept
+
+
+def test_a_list_of_files_reaches_no_other_folder(tmp_path):
+    (tmp_path / "mine").write_text("the user's")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / ".list").write_text(json.dumps(["../mine", "old", str(tmp_path / "mine"), "..", 3]))
+    (output / "old").write_text("of an earlier run")
+    with staged(output, listed=".list") as folder:
+        (folder / "new").write_text("now")
+    assert written(output) == ["new"]
+    assert (tmp_path / "mine").is_file()
 
 
 def test_verbose_shows_where_it_failed(study, tmp_path, monkeypatch, capsys):
@@ -293,14 +340,17 @@ def test_demo_knows_the_true_error(study, tracker, monkeypatch, tmp_path, capsys
         (example / f"{new}.nii.gz").write_bytes((study / f"{old}.nii.gz").read_bytes())
     text = (study / "lesions.csv").read_text()
     (example / "lesions.csv").write_text(text)
-    # The fake tracker moves each lesion by (4, -6, 9): L1 is then 3 mm off, and L3 has no truth.
+    # The fake tracker moves each lesion by (4, -6, 9): L1 (8 mm) is then 3 mm off, L2 (12 mm) is 12
+    # mm off, beyond the 10 mm of the metric, and L3 has no truth.
     rows = ["lesion_id,x,y,z,coordinate_system,radius_mm", "L1,-16,-13,-41,LPS,8"]
-    (example / "truth.csv").write_text("\n".join([*rows, "L2,29,14,-21,LPS,12"]) + "\n")
+    (example / "truth.csv").write_text("\n".join([*rows, "L2,29,14,-9,LPS,12"]) + "\n")
     monkeypatch.setattr("tlt.cli.demo.example_folder", lambda: contextlib.nullcontext(example))
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
-    errors = [line.split()[-1] for line in out.splitlines() if line.startswith("L")]
-    assert errors == ["error", "3.0", "0.0", "-"]
+    rows = [line for line in out.splitlines() if line.startswith("L")]
+    assert [line.split()[-1] for line in rows] == ["error", "3.0", "12.0", "-"]
+    assert ["!" in line for line in rows] == [False, False, True, False]
+    assert "! a true error beyond 10 mm" in out
     assert str(tmp_path / "demo" / "report.html") in out
     assert (tmp_path / "demo" / "lesion_L3.png").is_file()
 

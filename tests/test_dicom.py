@@ -64,6 +64,19 @@ def test_series_is_read_as_written(tmp_path: Path, direction: tuple[float, ...])
     assert (read.series_uid, read.date) == (uid, "20240131")
 
 
+def test_a_patient_is_known_again_but_not_by_name(tmp_path: Path) -> None:
+    ids = {"a": "SECRET-1", "b": "SECRET-1", "c": "SECRET-2", "none": ""}
+    read = {}
+    for name, patient in ids.items():
+        write_dicom_series(CT, tmp_path / name, PatientID=patient)
+        read[name] = load_volume(tmp_path / name)
+    assert read["a"].patient == read["b"].patient != read["c"].patient
+    assert read["none"].patient is None
+    assert read["a"].resample(CT.grid).patient == read["a"].patient
+    assert b"SECRET" not in read["a"].patient
+    assert "patient=" not in repr(read["a"])
+
+
 def test_other_files_and_localizers_are_passed_over(tmp_path: Path) -> None:
     write_dicom_series(CT, tmp_path / "a" / "b")
     scout = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

@@ -41,10 +41,13 @@ def written_pair(folder: Path, known=LESIONS) -> None:
 def test_a_folder_of_pairs_is_scored_where_the_truth_is_known(tmp_path: Path) -> None:
     written_pair(tmp_path / "anna--1")
     written_pair(tmp_path / "bert", LESIONS[:2])
+    written_pair(tmp_path / "carl", LESIONS[:1])
+    (tmp_path / "carl" / "simulation.json").write_text('{"source": "anna.nii.gz"}')
     tracker = Tracker.load("patch", device="cpu")
     rows = [o.row for o in evaluate([tracker], folder_cases(tmp_path))["patch"]]
     assert [(r.patient, r.lesion) for r in rows] == [
-        *(("anna", "L1"), ("anna", "L2"), ("anna", "L3"), ("bert", "L1"), ("bert", "L2"))
+        *(("anna", "L1"), ("anna", "L2"), ("anna", "L3"), ("bert", "L1"), ("bert", "L2")),
+        ("anna", "L1"),  # simulated from her CT
     ]
     assert max(r.error_mm for r in rows if r.lesion != "L3") < 2.0  # L3 lies at the edge
     assert rows[0].slice_mm == GRID.spacing_mm[2]

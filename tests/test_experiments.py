@@ -42,6 +42,8 @@ def test_a_benchmark_leaves_rows_that_give_its_table(cts: Path, tmp_path: Path, 
     assert {r.pair for r in affine} == {"torso-00", "torso-01"}
     assert f"{summarise(patch).med_mm:.2f} ± " in text
     assert "- patch - affine: MED" in text
+    assert main(asked) == 2
+    assert "choose another --output" in capsys.readouterr().err
     assert main([*asked[:5], str(tmp_path / "again"), *asked[6:]]) == 0
     again = read_rows(tmp_path / "again" / "rows.json", "patch")
     assert [r.found_mm for r in again] == [r.found_mm for r in patch]  # the seed fixes it
@@ -71,6 +73,8 @@ def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, cap
     assert (total, seen) == (len(lesions), len(truth))
     assert total == seen + gone + outside
     assert gone > 0
+    assert main(asked) == 2
+    assert "choose another --output" in capsys.readouterr().err
     assert main([*asked, "--vanish", "2"]) == 2
     assert main(["evaluate", "--tracker", "affine", "--dataset", str(folder), "-q"]) == 0
     assert f" {seen} " in _out(capsys).splitlines()[2]  # the row of all lesions

@@ -112,6 +112,25 @@ def test_a_lesion_outside_and_a_tracker_without_model_are_shown():
     assert "None" not in text
 
 
+def test_what_is_out_of_view_comes_last_and_has_no_percentage():
+    volume = ball_volume(LESIONS)
+    matches = [make_match(LESIONS[0], Status.OUTSIDE_FOV, confidence=0.0), make_match(LESIONS[1])]
+    result = build_result(volume, [volume], [make_pair(matches)], SOFTWARE)
+    assert [row.lesion.id for row in report_rows(result, [])] == ["L2", "L1"]
+    text = render_report(result, [], CREATED)
+    assert "90 %" in text
+    assert " 0 %" not in text
+
+
+def test_lesions_are_counted_in_each_of_several_followups():
+    text = render_report(make_result(followups=2), [], CREATED)
+    assert "1 = <b>scan.nii.gz</b>" in text
+    assert "2 = <b>scan.nii.gz</b>" in text
+    assert text.count("(similarity of the registration 0.88)") == 2
+    assert text.count("<b>3</b>found") == 2
+    assert "<b>6</b>" not in text
+
+
 def test_written_whole(tmp_path):
     result = make_result()
     write_report(result, pictures_of(result), tmp_path / "report.html", CREATED)

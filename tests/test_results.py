@@ -142,6 +142,17 @@ def test_paths_are_cut_to_their_last_part_unless_identifiers_are_wanted(result):
     assert named.baseline.path == "/data/DOE^JANE/bl.nii.gz"
 
 
+def test_followups_that_are_called_the_same_keep_the_folder_that_tells_them_apart():
+    paths = ["/data/DOE^JANE/2023/ct", "/data/DOE^JANE/2024/ct", "/data/DOE^JANE/2024/late"]
+    volumes = [ball_volume(LESIONS, path=path) for path in paths]
+    pairs = [make_pair([make_match(LESIONS[0])])] * 3
+    told = build_result(volumes[0], volumes, pairs, SOFTWARE)
+    assert [image.path for image in told.followups] == ["2023/ct", "2024/ct", "late"]
+    assert told.baseline.path == "ct"
+    same = build_result(volumes[0], volumes[:1] * 2, pairs[:2], SOFTWARE)
+    assert [image.path for image in same.followups] == ["ct", "ct"]  # 2023 would tell nothing
+
+
 def test_matches_of_different_lesions_are_refused():
     volume = ball_volume(LESIONS)
     pairs = [make_pair([make_match(LESIONS[0])]), make_pair([make_match(LESIONS[1])])]

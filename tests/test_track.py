@@ -15,7 +15,7 @@ from scipy import ndimage
 from tiny import tiny_siamese
 
 import tlt.systems.tiles
-from tlt.confidence import Calibration
+from tlt.confidence import UNSURE, Calibration, status_of
 from tlt.errors import ModelError, UsageError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Lesion, Match, Status
@@ -285,7 +285,8 @@ def test_nothing_is_found_for_sure_after_a_doubtful_registration() -> None:
     known = registration_with(np.zeros(3))
     assert {m.status for m in sure_matches(LESIONS, known)} == {Status.FOUND}
     doubtful = sure_matches(LESIONS, replace(known, ok=False))
-    assert {m.status for m in doubtful} == {Status.LOW_CONFIDENCE}
+    assert {(m.status, m.confidence) for m in doubtful} == {(Status.LOW_CONFIDENCE, UNSURE)}
+    assert status_of(UNSURE) is Status.LOW_CONFIDENCE
 
 
 def test_a_centre_drawn_to_the_border_is_never_found_for_sure() -> None:
@@ -295,7 +296,7 @@ def test_a_centre_drawn_to_the_border_is_never_found_for_sure() -> None:
     place = MOTION.inverse()(outside)
     lesion = Lesion("edge", tuple(place.tolist()), 10.0)
     (match,) = sure_matches([lesion], registration_with(np.zeros(3)))
-    assert match.status is Status.LOW_CONFIDENCE
+    assert (match.status, match.confidence) == (Status.LOW_CONFIDENCE, UNSURE)
     assert match.center_mm is not None
     index = grid.mm_to_index(match.center_mm)
     assert index[0] == pytest.approx(0)  # the first slice's centre: there is a picture of it

@@ -20,6 +20,7 @@ from tlt.lesion import Status
 from tlt.systems.base import AlignedPair, Location
 
 FOUND, DOUBTFUL = 0.5, 0.2
+UNSURE = 0.49  # at most, where other signs speak against an answer
 RIDGE = 10.0  # few of some hundred lesions are wrong: with less, one bad study decides a weight
 
 

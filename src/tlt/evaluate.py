@@ -12,7 +12,14 @@ import numpy as np
 
 from tlt.data.dls import DLSPair, dls_row, read_dls
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
-from tlt.data.marked import dls_groups, dls_study, folder_study, has_pairs, pair_folders
+from tlt.data.marked import (
+    dls_groups,
+    dls_study,
+    folder_study,
+    has_pairs,
+    pair_folders,
+    pair_patient,
+)
 from tlt.errors import InputError, ModelError, TltError, UsageError
 from tlt.io.images import ct_files, load_volume
 from tlt.lesion import Lesion, Match
@@ -216,7 +223,7 @@ def folder_cases(folder: Path) -> Iterator[Case]:
     """The pairs of a folder of folders, each as ``tlt simulate`` writes it.
 
     A lesion without a row in truth.csv is not scored, one with a row is judged by its radius in the
-    baseline. The patient is the part of the folder's name before ``--``, or the whole.
+    baseline. The patient is that of `tlt.data.marked.pair_patient`.
 
     Raises:
         InputError: no pair with a truth, or one that cannot be read.
@@ -226,8 +233,7 @@ def folder_cases(folder: Path) -> Iterator[Case]:
         study = folder_study(place)
         if study.truth:
             found = True
-            name = place.resolve().name
-            yield Case(name, name.split("--")[0], study)
+            yield Case(place.resolve().name, pair_patient(place), study)
     if not found:
         raise InputError(f"{folder}: no lesion of lesions.csv stands in truth.csv; compare the ids")
 

@@ -46,7 +46,8 @@ class Match:
         lesion: the lesion of the baseline.
         status: found, low confidence, not found or outside the field of view.
         center_mm: best estimate of the LPS centre; None only for ``OUTSIDE_FOV``.
-        confidence: probability that the centre is within min(10 mm, radius) of the truth.
+        confidence: probability that the centre is within min(10 mm, radius) of the truth; below
+            0.5 where the registration is doubtful or the centre had to be drawn into the view.
         prior_center_mm: where registration alone puts the lesion.
         radius_mm: radius at follow-up; None where it was not measured.
     """

@@ -20,6 +20,8 @@ from tlt.volume import Volume
 if TYPE_CHECKING:
     from tlt.track import PairResult, Tracker
 
+WRITTEN = ".tlt-track.json"  # in the output: the names of the files that a run left there
+
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +74,7 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
         return track_study(job, report).result
     from tlt.io.exports import write_study  # it draws with matplotlib
 
-    with staged(job.output) as folder:
+    with staged(job.output, listed=WRITTEN) as folder:
         study = track_study(job, report)
         write_study(study, folder, job.formats, report)
     return study.result
@@ -87,7 +89,7 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         pairs = track_over_time(tracker, baseline, followups, lesions, progress)
-    remarks += _registration_remarks(pairs)
+    remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
         baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers
     )
@@ -126,6 +128,15 @@ def _check_tracker(name: str) -> None:
 
     if name not in TRACKERS:
         raise UsageError(f"--tracker {name}: unknown; use one of {' '.join(TRACKERS)}")
+
+
+def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:
+    return [
+        f"follow-up {number}: baseline and follow-up carry different PatientIDs; check that they "
+        "are of one patient"
+        for number, followup in enumerate(followups, 1)
+        if None not in (baseline.patient, followup.patient) and baseline.patient != followup.patient
+    ]
 
 
 def _registration_remarks(pairs: Sequence[PairResult]) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlt.confidence import Calibration, features_of, load_calibration, status_of
+from tlt.confidence import UNSURE, Calibration, features_of, load_calibration, status_of
 from tlt.errors import InputError, ModelError, UsageError
 from tlt.families import found
 from tlt.geometry import Triple
@@ -123,7 +123,8 @@ class Tracker:
         """What is said of a lesion.
 
         A centre that had to be drawn to the border of the view, and one after a doubtful
-        registration, is never `FOUND`.
+        registration, is never `FOUND`: its confidence is at most `UNSURE`, whatever the tracker
+        makes of it.
         """
         if found is None or not near_field_of_view(
             followup, found[0].center_mm[None], FOV_TOLERANCE_MM
@@ -131,12 +132,10 @@ class Tracker:
             return Match(lesion, Status.OUTSIDE_FOV, None, 0.0, prior)
         location, features = found
         confidence = self.calibration.probability(features)
-        status = status_of(confidence)
-        inside = bool(followup.grid.contains(location.center_mm))
-        if status is Status.FOUND and not (inside and registered):
-            status = Status.LOW_CONFIDENCE
+        if not (registered and followup.grid.contains(location.center_mm)):
+            confidence = min(confidence, UNSURE)
         center = _triple(into_field_of_view(followup, location.center_mm))
-        return Match(lesion, status, center, confidence, prior)
+        return Match(lesion, status_of(confidence), center, confidence, prior)
 
 
 def register_pair(baseline: Volume, followup: Volume) -> Registration:

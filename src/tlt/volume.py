@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -24,6 +24,8 @@ class Volume:
         path: where it was read from, for reports; empty when made in memory.
         series_uid: DICOM Series Instance UID, if there is one.
         date: acquisition date as YYYYMMDD, if known; it only orders time points.
+        patient: equal for images of one DICOM PatientID, and of no use beyond this process; None
+            where there is no such ID.
     """
 
     voxels: NDArray
@@ -31,6 +33,7 @@ class Volume:
     path: str = ""
     series_uid: str | None = None
     date: str | None = None
+    patient: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.voxels.shape != self.grid.shape_zyx:
@@ -64,7 +67,7 @@ class Volume:
                 sitk.AffineTransform(pull.matrix.ravel().tolist(), pull.translation_mm.tolist())
             )
         voxels = sitk.GetArrayFromImage(filter_.Execute(image))
-        return Volume(voxels, grid, self.path, self.series_uid, self.date)
+        return replace(self, voxels=voxels, grid=grid)
 
     def sample(self, points_mm: ArrayLike, fill: float = AIR_HU) -> NDArray[np.float64]:
         """HU (...) at LPS points (..., 3) by trilinear interpolation; ``fill`` outside."""

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from tlt.io.results import LesionAtFollowup, LesionResult, Result
+from tlt.io.results import LesionAtFollowup, LesionResult, Result, share
 from tlt.lesion import Status
 
 STATUS_STYLE = {
@@ -115,11 +115,24 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
             cells = [Text(_name(lesion)), *([Text(str(number))] if several else [])]
             cells += _cells(lesion, found)
             if errors_mm is not None:
-                cells.append(Text(_mm(errors_mm.get(lesion.id)), style="bold"))
+                cells.append(_error(errors_mm.get(lesion.id), lesion.baseline.radius_mm))
             table.add_row(*cells)
-    table.caption = "mm; x, y, z in LPS; radius at baseline, and at follow-up if measured"
+    notes = _caption(result)
+    if any("!" in cell for cell in table.columns[-1].cells):
+        notes.append("! a true error beyond 10 mm, or beyond the radius where that is smaller")
+    table.caption = Text("\n".join(notes))
     table.caption_justify = "left"
     return table
+
+
+def _caption(result: Result) -> list[str]:
+    """What the columns mean, and which follow-up is which with its registration."""
+    lines = ["mm; x, y, z in LPS; radius at baseline, and at follow-up if measured"]
+    for number, followup in enumerate(result.followups, 1):
+        named = f"{number} = {followup.path}, " if len(result.followups) > 1 else ""
+        similarity = share(followup.registration.similarity)
+        lines.append(f"{named}similarity of the registration {similarity}")
+    return lines
 
 
 def _name(lesion: LesionResult) -> str:
@@ -128,17 +141,25 @@ def _name(lesion: LesionResult) -> str:
 
 def _cells(lesion: LesionResult, found: LesionAtFollowup) -> list[Text]:
     style = STATUS_STYLE[found.status]
+    unseen = found.status is Status.OUTSIDE_FOV
     center = found.center_mm or (None, None, None)
     radius = _mm(lesion.baseline.radius_mm)
     if found.radius_mm is not None:
         radius += f", {_mm(found.radius_mm)}"
     return [
         Text(found.status.value.replace("_", " "), style=style),
-        Text(f"{100 * found.confidence:.0f} %", style=style),
+        Text("-" if unseen else f"{100 * found.confidence:.0f} %", style=style),
         *(Text(_mm(value)) for value in center),
         Text(radius),
         Text(_mm(found.prior_distance_mm)),
     ]
+
+
+def _error(error_mm: float | None, radius_mm: float) -> Text:
+    """A true error; red and marked where the lesion counts as missed."""
+    if error_mm is None or error_mm <= min(10.0, radius_mm):
+        return Text(_mm(error_mm), style="bold")
+    return Text(f"! {_mm(error_mm)}", style="bold red")
 
 
 def _mm(value: float | None) -> str:

@@ -54,11 +54,14 @@ def benchmark(
     model: Model = None,
 ) -> None:
     """Trackers on the same simulated pairs: rows.json and table.md in a folder."""
+    from tlt.errors import UsageError
     from tlt.experiments import benchmark as run
     from tlt.experiments import chosen_trackers, comparisons, tables
     from tlt.io.files import atomic_write
     from tlt.rows import write_rows
 
+    if (output / "rows.json").exists():
+        raise UsageError(f"{output}: holds a benchmark (rows.json); choose another --output")
     chosen = chosen_trackers(trackers, model, calibrated=True)
 
     def save(outcomes) -> None:

@@ -31,10 +31,14 @@ def simulate(
         bool, typer.Option("--verbose", "-v", help="More on stderr, and tracebacks.")
     ] = False,
 ) -> None:
-    """Write baseline, follow-up, lesions and truth of a simulated pair."""
+    """Write baseline, follow-up, lesions and truth of a simulated pair, and what it was made of."""
+    import json
+    from importlib.metadata import version
+
     import numpy as np
 
     from tlt.data.followup import StudyRange, simulate_study
+    from tlt.data.marked import NOTE
     from tlt.errors import UsageError
     from tlt.io.images import load_volume
     from tlt.io.lesions import read_lesions
@@ -44,19 +48,28 @@ def simulate(
         raise UsageError(f"--vanish {vanish}: a share; give a number from 0 to 1")
     if painted < 0 or structures < 0 or painted + structures + bool(lesions) == 0:
         raise UsageError("nothing to track: give --lesions, --painted or --structures")
+    if (output / "truth.csv").exists():
+        raise UsageError(f"{output}: holds a pair (truth.csv); choose another --output")
     with staged(output, "truth.csv") as folder:
         volume = load_volume(input_)
         known = read_lesions(lesions, volume) if lesions else []
         ranges = StudyRange(painted=painted, structures=structures, vanish=vanish)
         study = simulate_study(volume, np.random.default_rng(seed), known, ranges)
         write_study(study, folder)
+        made = {
+            "source": Path(input_).name,
+            "lesions": lesions and Path(lesions).name,
+            **{"seed": seed, "painted": painted, "structures": structures, "vanish": vanish},
+            "tlt": version("transformer-lesion-tracker"),
+        }
+        (folder / NOTE).write_text(json.dumps(made, indent=1) + "\n")
     if not quiet:
         seen = [truth for truth in study.truth if truth.in_view]
         gone = sum(truth.vanished for truth in seen)
         print(
             f"{len(study.truth)} lesions: {len(seen) - gone} in the follow-up, {gone} gone, "
             f"{len(study.truth) - len(seen)} out of its view; in {output}: baseline, follow-up, "
-            "lesions.csv, truth.csv (a row for each of the first)"
+            "lesions.csv, truth.csv (a row for each of the first), simulation.json"
         )
 
 

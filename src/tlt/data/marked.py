@@ -5,6 +5,7 @@ Evaluation tracks them whole; training cuts crops from them (`cut_marked_pair`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tlt.registration.result import Registration
 from tlt.volume import AIR_HU, Volume
 
 TRIES = 10
+NOTE = "simulation.json"  # what ``tlt simulate`` made a pair of
 
 
 def pair_folders(folder: Path) -> list[Path]:
@@ -63,6 +65,21 @@ def folder_study(place: Path) -> Study:
         Truth(lesion, known[lesion.id].center_mm, True) for lesion in lesions if lesion.id in known
     )
     return Study(baseline, followup, truth)
+
+
+def pair_patient(place: Path) -> str:
+    """Whose pair a folder holds: the CT that it was simulated from, else the folder's name to ``--``.
+
+    Raises:
+        InputError: its simulation.json names no source.
+    """
+    note = place / NOTE
+    if not note.is_file():
+        return place.resolve().name.split("--")[0]
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["source"]).removesuffix(".nii.gz")
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{note}: names no source; write it again, or remove it") from error
 
 
 def _image(place: Path, name: str) -> Volume:

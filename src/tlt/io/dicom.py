@@ -7,7 +7,9 @@ the grid is made from the checked positions.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from tlt.io.zips import extract_dicom
 from tlt.volume import Volume
 
 MIN_SIZE = 4  # voxels along each axis; fewer cannot be registered
+SALT = secrets.token_bytes(16)  # of this process alone: digests of IDs tell nothing outside it
 
 
 def read_series(source: str | os.PathLike[str], series_uid: str | None = None) -> Volume:
@@ -76,7 +79,8 @@ def _read(files: list[File], name: str) -> Volume:
     voxels = _pixels(stack, name)
     if voxels.shape != grid.shape_zyx:
         raise InputError(f"{name}: the pixels do not fit their headers; export the series again")
-    return Volume(voxels, grid, name, str(header.SeriesInstanceUID), _date(header))
+    uid = str(header.SeriesInstanceUID)
+    return Volume(voxels, grid, name, uid, _date(header), _patient(header))
 
 
 def _check_files(files: list[File], name: str) -> None:
@@ -205,3 +209,9 @@ def _date(header: Dataset) -> str | None:
         if len(text) == 8 and text.isdigit():
             return text
     return None
+
+
+def _patient(header: Dataset) -> bytes | None:
+    """A digest that two images share if they carry the same PatientID; None without one."""
+    name = str(header.get("PatientID") or "").strip()
+    return hashlib.blake2b(name.encode(), key=SALT).digest() if name else None

@@ -19,8 +19,8 @@ from tlt.io.zips import starts_as_dicom
 UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate", "ContentDate", "StudyDate")
 TAGS = [
-    *DATES, "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation",
+    *DATES, "PatientID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation",
     "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "AcquisitionNumber", "AcquisitionTime",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def _load(source: Path, series_uid: str | None) -> Volume:
         volume = Volume(sitk.GetArrayFromImage(image), grid_of(image), str(source))
     _check_size(source, volume.grid.size_xyz)
     voxels = hounsfield(volume.voxels, str(source))
-    return Volume(voxels, volume.grid, str(source), volume.series_uid, volume.date)
+    return replace(volume, voxels=voxels, path=str(source))
 
 
 def ct_files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -10,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tlt.errors import InputError
+from tlt.io.files import atomic_write
 
 
 @contextmanager
-def staged(output: Path, last: str = "result.json") -> Iterator[Path]:
+def staged(output: Path, last: str = "result.json", listed: str | None = None) -> Iterator[Path]:
     """A new folder on the same disk; its files move to ``output`` when the block succeeds.
 
     Raises `InputError` at once when ``output`` cannot be written, so that no work is lost later.
-    The file named ``last`` is moved last: once it is there, so are all the others.
+    The file named ``last`` is moved last: once it is there, so are all the others. ``listed`` names
+    a file in which the names are kept: what an earlier run wrote and this one does not goes then,
+    and nothing else.
     """
     parent = _existing_folder(output)
     try:
@@ -26,7 +30,7 @@ def staged(output: Path, last: str = "result.json") -> Iterator[Path]:
         raise _not_writable(output, error) from error
     try:
         yield folder
-        _move(folder, output, last)
+        _move(folder, output, last, listed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -45,14 +49,32 @@ def _existing_folder(output: Path) -> Path:
     raise InputError(f"{output}: cannot write here, no folder above it exists; choose another")
 
 
-def _move(folder: Path, output: Path, last: str) -> None:
+def _move(folder: Path, output: Path, last: str, listed: str | None) -> None:
     """Rename every file into the output, which never shows a part of a file."""
+    names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == last, name))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.iterdir(), key=lambda path: (path.name == last, path.name)):
-            os.replace(path, output / path.name)
+        if listed is not None:
+            earlier = _names_in(output / listed)
+            # Both, for as long as both may be there.
+            atomic_write(output / listed, json.dumps(sorted(earlier.union(names))))
+        for name in names:
+            os.replace(folder / name, output / name)
+        if listed is not None:
+            for name in earlier.difference(names):
+                (output / name).unlink()
+            atomic_write(output / listed, json.dumps(sorted(names)))
     except OSError as error:
         raise _not_writable(output, error) from error
+
+
+def _names_in(path: Path) -> set[str]:
+    """The files, in its own folder and no other, that a list names; none without a list."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return {p.name for p in path.parent.iterdir() if p.name in listed and p.is_file()}
 
 
 def _not_writable(output: Path, error: OSError) -> InputError:

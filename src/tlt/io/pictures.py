@@ -231,6 +231,8 @@ def _draw_title(figure: Figure, match: Match) -> None:
     facts = [STATUS_WORDS[match.status], f"confidence {100 * match.confidence:.0f} %"]
     if match.status is Status.LOW_CONFIDENCE:
         facts = [f"low confidence, {100 * match.confidence:.0f} %"]
+    elif match.status is Status.OUTSIDE_FOV:
+        facts = facts[:1]
     if match.prior_distance_mm is not None:
         facts.append(f"{match.prior_distance_mm:.1f} mm from prior")
     # parse_math: a $ in a lesion's name is a $.

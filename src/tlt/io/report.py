@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tlt.io.files import atomic_write
 from tlt.io.pictures import STATUS_WORDS, Picture
-from tlt.io.results import LesionAtFollowup, LesionResult, Result
+from tlt.io.results import LesionAtFollowup, LesionResult, Result, share
 from tlt.lesion import Status
 
 
@@ -49,33 +49,42 @@ def render_report(
     )
     environment.filters["mm"] = _mm
     environment.filters["point"] = _point
+    environment.filters["share"] = share
     source = files("tlt").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     rows = report_rows(result, pictures)
     created = created or datetime.now(timezone.utc)
     return environment.from_string(source).render(
         result=result,
         rows=rows,
-        counts=_counts(rows),
+        counts=_counts(result),
         several=len(result.followups) > 1,
         created=created.strftime("%Y-%m-%d %H:%M %Z").strip(),
     )
 
 
 def report_rows(result: Result, pictures: Sequence[Picture]) -> list[Row]:
-    """Every lesion in every follow-up, the one most in need of a look first."""
+    """Every lesion in every follow-up, the most doubtful first, those out of view last."""
     urls = {(picture.lesion_id, picture.followup): _data_url(picture.png) for picture in pictures}
     rows = [
         Row(f"lesion-{place}-{number}", lesion, number, found, urls.get((lesion.id, number), ""))
         for place, lesion in enumerate(result.lesions, 1)
         for number, found in enumerate(lesion.followups, 1)
     ]
-    return sorted(rows, key=lambda row: row.found.confidence)
+    unseen = Status.OUTSIDE_FOV
+    return sorted(rows, key=lambda row: (row.found.status is unseen, row.found.confidence))
 
 
-def _counts(rows: Sequence[Row]) -> list[tuple[Status, str, int]]:
-    """How many rows have each status; those that occur."""
-    numbers = {status: sum(row.found.status is status for row in rows) for status in Status}
-    return [(status, STATUS_WORDS[status], n) for status, n in numbers.items() if n]
+def _counts(result: Result) -> list[tuple[str, list[tuple[Status, str, int]]]]:
+    """For each follow-up its name (empty for a single one) and how many lesions have each status.
+
+    Only what occurs.
+    """
+    several, counts = len(result.followups) > 1, []
+    for number in range(len(result.followups)):
+        found = [lesion.followups[number].status for lesion in result.lesions]
+        numbers = [(s, STATUS_WORDS[s], found.count(s)) for s in Status if s in found]
+        counts.append((f"Follow-up {number + 1}" if several else "", numbers))
+    return counts
 
 
 def _data_url(png: bytes) -> str:

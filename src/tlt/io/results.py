@@ -141,16 +141,17 @@ def build_result(
         pairs: what was found in each of them.
         software: what computed it.
         warnings: remarks for the reader.
-        with_identifiers: keep whole paths instead of their last part.
+        with_identifiers: keep whole paths instead of their last part; follow-ups that have this
+            in common keep the folder above it as well, where it tells them apart.
     """
     columns = zip(*(pair.matches for pair in pairs), strict=True)
     return Result(
         schema_version=SCHEMA_VERSION,
         coordinate_system="LPS",
         software=software,
-        baseline=Image(**_image_fields(baseline, with_identifiers)),
+        baseline=Image(path=_path(baseline, with_identifiers), **_image_fields(baseline)),
         followups=[
-            _followup(volume, pair, with_identifiers)
+            _followup(volume, _path(volume, with_identifiers, followups), pair)
             for volume, pair in zip(followups, pairs, strict=True)
         ],
         lesions=[_lesion_result(matches[0].lesion, matches) for matches in columns],
@@ -242,16 +243,22 @@ def _csv_row(lesion: LesionResult, number: int) -> list[object]:
     ]
 
 
-def _image_fields(volume: Volume, with_identifiers: bool) -> dict[str, Any]:
+def _path(volume: Volume, whole: bool, among: Sequence[Volume] = ()) -> str:
+    """The path as results tell it: its last part, two of them to tell it from the others."""
+    path = Path(volume.path)
+    above = {Path(v.path).parent.name for v in among if Path(v.path).name == path.name}
+    return volume.path if whole else "/".join(path.parts[-2 if len(above) > 1 else -1 :])
+
+
+def _image_fields(volume: Volume) -> dict[str, Any]:
     return {
-        "path": volume.path if with_identifiers else Path(volume.path).name,
         "size_xyz": volume.grid.size_xyz,
         "spacing_mm": _rounded(volume.grid.spacing_mm, 6),
         "series_uid": volume.series_uid,
     }
 
 
-def _followup(volume: Volume, pair: PairResult, with_identifiers: bool) -> Followup:
+def _followup(volume: Volume, path: str, pair: PairResult) -> Followup:
     registration = pair.registration
     similarity = float(registration.similarity)
     facts = RegistrationFacts(
@@ -260,8 +267,8 @@ def _followup(volume: Volume, pair: PairResult, with_identifiers: bool) -> Follo
         similarity=round(similarity, 4) if math.isfinite(similarity) else None,
         ok=registration.ok,
     )
-    fields = _image_fields(volume, with_identifiers)
-    return Followup(**fields, registration=facts, seconds=round(pair.seconds, 3))
+    seconds = round(pair.seconds, 3)
+    return Followup(path=path, registration=facts, seconds=seconds, **_image_fields(volume))
 
 
 def _lesion_result(lesion: Lesion, matches: Sequence[Match]) -> LesionResult:
@@ -289,6 +296,11 @@ def _lesion_at_followup(match: Match) -> LesionAtFollowup:
         prior_center_mm=_rounded(match.prior_center_mm),
         prior_distance_mm=None if distance is None else round(distance, 3),
     )
+
+
+def share(value: float | None) -> str:
+    """A similarity as people read it."""
+    return "not measured" if value is None else f"{value:.2f}"
 
 
 def _rounded(values: Triple, digits: int = 3) -> Triple:

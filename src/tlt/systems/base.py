@@ -88,8 +88,8 @@ def align(
     move = registration.baseline_to_followup
     prior = move(np.array([lesion.center_mm for lesion in lesions]))
     seen_low, seen_high = followup.grid.bounds_mm()
-    low = np.maximum(prior.min(0) - margin_mm, np.minimum(seen_low, prior.min(0)) - EDGE_MM)
-    high = np.minimum(prior.max(0) + margin_mm, np.maximum(seen_high, prior.max(0)) + EDGE_MM)
+    low = np.maximum(prior.min(0) - margin_mm, seen_low - EDGE_MM)
+    high = np.minimum(prior.max(0) + margin_mm, seen_high + EDGE_MM)
     low = np.floor(low / LATTICE_MM) * LATTICE_MM
     grid = Grid.covering(low, high, spacing_mm)
     return AlignedPair(
