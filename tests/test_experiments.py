@@ -58,7 +58,7 @@ def test_calibration_keeps_what_other_trackers_have(cts: Path, tmp_path: Path, c
     assert set(content) == {"other", "patch"}
     assert "correlation" in content["patch"]["weights"]
     assert main([*asked, "--tracker", "nobody"]) == 2
-    assert "none of tlt" in capsys.readouterr().err
+    assert "unknown; use one of tlt" in capsys.readouterr().err
 
 
 def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, capsys) -> None:

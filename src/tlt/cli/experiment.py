@@ -58,10 +58,12 @@ def benchmark(
     from tlt.experiments import benchmark as run
     from tlt.experiments import chosen_trackers, comparisons, tables
     from tlt.io.files import atomic_write
+    from tlt.io.output import check_writable
     from tlt.rows import write_rows
 
     if (output / "rows.json").exists():
         raise UsageError(f"{output}: holds a benchmark (rows.json); choose another --output")
+    check_writable(output)
     chosen = chosen_trackers(trackers, model, calibrated=True)
 
     def save(outcomes) -> None:
@@ -100,7 +102,10 @@ def calibrate(
     trackers: Trackers = DEFAULT,
     model: Model = None,
 ) -> None:
-    """Fit each tracker's confidence on simulated pairs; goes into confidence.json."""
+    """Fit each tracker's confidence on simulated pairs; --output is a file, confidence.json.
+
+    Beside the weights that --model names, it is used whenever they are.
+    """
     from tlt.experiments import calibrate as run
     from tlt.experiments import chosen_trackers, write_calibrations
 
