@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 from tlt.confidence import Calibration, fit_calibration
@@ -68,6 +69,15 @@ def write_calibrations(calibrations: dict[str, Calibration], path: Path) -> None
     content = json.loads(path.read_text()) if path.exists() else {}
     content |= {name: asdict(calibration) for name, calibration in calibrations.items()}
     atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def made_of(trackers: Sequence[Tracker], data: Path, pairs: int, seed: int) -> str:
+    """What a benchmark is made of, in a line: data, pairs, seed, version, weights."""
+    weights = [f"{t.name} {t.weights_sha256[:12]}" for t in trackers if t.weights_sha256]
+    return (
+        f"{data.resolve().name}: {pairs} pairs, seed {seed}; "
+        f"tlt {version('transformer-lesion-tracker')}; weights: {', '.join(weights) or 'none'}\n"
+    )
 
 
 def tables(outcomes: dict[str, list[Outcome]]) -> str:

@@ -53,10 +53,13 @@ def benchmark(
     trackers: Trackers = DEFAULT,
     model: Model = None,
 ) -> None:
-    """Trackers on the same simulated pairs: rows.json and table.md in a folder."""
+    """Trackers on the same simulated pairs: rows.json and table.md in a new folder.
+
+    What the columns mean: docs/evaluation.md.
+    """
     from tlt.errors import UsageError
     from tlt.experiments import benchmark as run
-    from tlt.experiments import chosen_trackers, comparisons, tables
+    from tlt.experiments import chosen_trackers, comparisons, made_of, tables
     from tlt.io.files import atomic_write
     from tlt.io.output import check_writable
     from tlt.rows import write_rows
@@ -70,7 +73,7 @@ def benchmark(
         write_rows(outcomes, output / "rows.json")
 
     outcomes = run(chosen, data, pairs, seed, _say, save)
-    text = tables(outcomes) + "\n" + comparisons(outcomes)
+    text = f"{made_of(chosen, data, pairs, seed)}\n{tables(outcomes)}\n{comparisons(outcomes)}"
     atomic_write(output / "table.md", text)
     print(text)
 
