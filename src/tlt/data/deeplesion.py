@@ -58,6 +58,8 @@ def sub_volumes(info: Path) -> list[SubVolume]:
     Raises:
         InputError: unreadable, a column missing, or a value that cannot be.
     """
+    if not info.is_file():
+        raise InputError(f"{info}: no such file; give DL_info.csv of DeepLesion")
     try:
         with info.open(newline="") as file:
             reader = csv.DictReader(file, restval="")

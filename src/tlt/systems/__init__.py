@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tlt.errors import UsageError
+
 
 @dataclass(frozen=True)
 class SystemInfo:
@@ -67,3 +69,8 @@ TRACKERS = {
         ),
     )
 }
+
+
+def unknown_tracker(name: str) -> UsageError:
+    """What is said of a tracker that is none."""
+    return UsageError(f"--tracker {name}: unknown; use one of {' '.join(TRACKERS)}")
