@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -264,3 +265,15 @@ def test_a_threshold_that_is_not_compared_is_refused(settings: dict, tmp_path: P
     assert PRESETS["compact"].threshold == 0.7
     with pytest.raises(InputError, match="no such"):
         tlt.ablation.run_experiment("ablation", read_config(path), tmp_path / "no", tmp_path)
+
+
+def test_what_is_not_installed_is_told_before_anything_is_written(
+    settings: dict, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    asked = ["experiment", "ablation", "--config", str(path), "--data", str(settings["data"])]
+    assert main([*asked, "--output", str(tmp_path / "out")]) == 4
+    assert "error: training needs the package accelerate" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

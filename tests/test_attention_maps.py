@@ -106,6 +106,9 @@ def test_the_command_draws_a_picture_a_lesion(asked: list[str], tmp_path: Path, 
 def test_what_cannot_be_drawn_is_told(asked: list[str], tmp_path: Path, capsys) -> None:
     assert main([*asked, "--lesion", "nobody"]) == 2
     assert LESIONS[0].id in capsys.readouterr().err
+    (tmp_path / "file").write_text("here already")
+    assert main([*asked[:-1], str(tmp_path / "file"), "--model", "nope"]) == 3
+    assert "file is no folder" in capsys.readouterr().err
     (tmp_path / "b.nii.gz").unlink()
     assert main(asked) == 3
     assert "b.nii.gz" in capsys.readouterr().err

@@ -41,6 +41,7 @@ def test_a_benchmark_leaves_rows_that_give_its_table(cts: Path, tmp_path: Path, 
     assert [(r.pair, r.lesion) for r in affine] == [(r.pair, r.lesion) for r in patch]
     assert {r.pair for r in affine} == {"torso-00", "torso-01"}
     assert f"{summarise(patch).med_mm:.2f} ± " in text
+    assert text.startswith(f"{cts.name}: 2 pairs, seed 2022; tlt ")
     assert "- patch - affine: MED" in text
     assert main(asked) == 2
     assert "choose another --output" in capsys.readouterr().err
@@ -58,7 +59,7 @@ def test_calibration_keeps_what_other_trackers_have(cts: Path, tmp_path: Path, c
     assert set(content) == {"other", "patch"}
     assert "correlation" in content["patch"]["weights"]
     assert main([*asked, "--tracker", "nobody"]) == 2
-    assert "none of tlt" in capsys.readouterr().err
+    assert "unknown; use one of tlt" in capsys.readouterr().err
 
 
 def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, capsys) -> None:

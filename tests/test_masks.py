@@ -48,6 +48,19 @@ def test_one_component_keeps_its_integer(tmp_path: Path) -> None:
     assert [lesion.id for lesion in read_lesions(tmp_path / "m.nii.gz", CT)] == ["1"]
 
 
+def test_what_is_as_large_as_an_organ_is_told(tmp_path: Path, caplog) -> None:
+    grid = torso_grid((60, 60, 30), (4.0, 4.0, 5.0))
+    ct = Volume(np.zeros(grid.shape_zyx, np.int16), grid)
+    write_mask(
+        [Lesion("1", (0, 0, 0), 66.0), Lesion("2", (90, 90, 50), 20.0)], grid, tmp_path / "m.nrrd"
+    )
+    radii = [lesion.radius_mm for lesion in read_lesions(tmp_path / "m.nrrd", ct)]
+    assert radii[0] > 60 > radii[1]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "above 60 mm: 1 (" in message
+    assert "2 (" not in message
+
+
 def test_single_voxel_has_its_width(tmp_path: Path) -> None:
     labels = np.zeros(CT.grid.shape_zyx, np.uint8)
     labels[5, 6, 7] = 4

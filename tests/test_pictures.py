@@ -81,6 +81,15 @@ def test_window_follows_the_surroundings(surroundings, window):
     assert choose_window(Volume(voxels, volume.grid), CENTER, 8.0) is window
 
 
+@pytest.mark.parametrize(("edge_mm", "window"), [(-8.0, LUNG), (8.0, SOFT_TISSUE)])
+def test_the_chest_wall_is_not_shown_as_lung(edge_mm, window):
+    volume = ball_volume([])
+    index = np.stack(np.meshgrid(*map(np.arange, volume.grid.shape_zyx), indexing="ij"), -1)
+    x = volume.grid.index_to_mm(index)[..., 0] - CENTER[0]
+    voxels = np.where(x < edge_mm, 40, -850)  # tissue up to so far right of the lesion, lung beyond
+    assert choose_window(Volume(voxels, volume.grid), CENTER, 10.0) is window
+
+
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_gives_a_picture(status):
     volume = ball_volume(LESIONS)

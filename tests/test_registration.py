@@ -15,11 +15,12 @@ from scipy.spatial.transform import Rotation
 
 from tlt.geometry import AffineTransform, Grid
 from tlt.registration import affine
-from tlt.registration.affine import register_affine
-from tlt.registration.gauss_newton import refine, to_affine, to_theta
+from tlt.registration.affine import register_affine, seems_turned_over
+from tlt.registration.gauss_newton import design_matrix, extrapolated, refine, to_affine, to_theta
 from tlt.registration.mattes import register_mattes
-from tlt.registration.pyramid import body_mask, field_of_view, pyramid
+from tlt.registration.pyramid import Level, body_mask, field_of_view, pyramid
 from tlt.registration.result import PRONE, is_plausible, made_plausible
+from tlt.registration.shifts import OVERLAP_COST, best_shifts, cost_of_shifts
 from tlt.volume import AIR_HU, Volume
 
 SPACING_MM = 4.0
@@ -317,3 +318,96 @@ def test_many_starts_equal_each_alone() -> None:
         alone, score = refine(fixed, moving, starts[i : i + 1], CENTER_MM, 3, 4000)
         assert torch.allclose(alone[0], together[i], atol=0.05)
         assert torch.allclose(score[0], scores[i], rtol=1e-3)
+
+
+def blob(shape: tuple[int, int, int], origin_mm: tuple[float, float, float]) -> Level:
+    """A level of 8 mm with smooth noise; the body is all of it but the rim."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=(24, 26, 28)), 1.5)
+    start = [round(o / 8.0) for o in origin_mm[::-1]]
+    cut = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+    image = torch.from_numpy(noise[cut].astype(np.float32))
+    body = torch.zeros(shape, dtype=torch.bool)
+    body[1:-1, 1:-1, 1:-1] = True
+    grid = Grid(shape[::-1], (8.0,) * 3, origin_mm)
+    return Level(grid, image, body, torch.ones(shape, dtype=torch.bool))
+
+
+def test_the_best_shift_is_the_true_one() -> None:
+    fixed, moving = blob((12, 14, 15), (0.0, 0.0, 0.0)), blob((14, 10, 13), (40.0, 24.0, 16.0))
+    (cost, best), (worse, _), *_ = best_shifts(fixed, moving, np.eye(3), 5)
+    assert np.allclose(best.translation_mm, 0, atol=1e-9)
+    assert cost < 1e-3 < worse
+
+
+def test_the_best_shift_of_a_turned_patient() -> None:
+    fixed, moving = blob((12, 14, 15), (0.0, 0.0, 0.0)), blob((14, 10, 13), (40.0, 24.0, 16.0))
+    image = torch.flip(moving.image, (1, 2))
+    turned = Level(moving.grid, image, torch.flip(moving.body, (1, 2)), moving.valid)
+    about = turned.grid.center_mm
+    cost, best = best_shifts(fixed, turned, PRONE, 1)[0]
+    points = fixed.grid.index_to_mm(np.argwhere(np.ones((3, 3, 3))))
+    assert np.allclose(best(points), (points - about) @ PRONE + about)
+    assert cost < 1e-3
+
+
+def test_the_cost_of_shifts_is_that_of_a_slow_loop() -> None:
+    rng = np.random.default_rng(6)
+    ours, theirs = rng.normal(size=(4, 5, 6)), rng.normal(size=(5, 4, 3))
+    our_mask, their_mask = rng.random(ours.shape) < 0.8, rng.random(theirs.shape) < 0.7
+    cost = cost_of_shifts(ours, our_mask, theirs, their_mask)
+    checked = 0
+    for place in np.argwhere(np.isfinite(cost)):
+        shift = place - np.array(ours.shape) + 1
+        pairs = np.array(
+            [
+                (ours[tuple(p)], theirs[tuple(p + shift)])
+                for p in np.argwhere(our_mask)
+                if ((p + shift >= 0) & (p + shift < theirs.shape)).all()
+                and their_mask[tuple(p + shift)]
+            ]
+        )
+        dear = max(1.0, min(our_mask.sum(), their_mask.sum()) / len(pairs)) ** OVERLAP_COST
+        expected = (1 - np.corrcoef(pairs.T)[0, 1]) * dear
+        assert cost[tuple(place)] == pytest.approx(expected, abs=1e-4)
+        checked += 1
+    assert checked > 20
+
+
+def test_scans_with_nothing_in_common_have_no_shift() -> None:
+    seen = blob((12, 14, 15), (0.0, 0.0, 0.0))
+    unseen = Level(seen.grid, seen.image, seen.body, torch.zeros_like(seen.valid))
+    assert best_shifts(seen, unseen, np.eye(3), 3) == []
+
+
+def test_mere_shifts_tell_who_was_turned_over() -> None:
+    tilted = motion(7, 1.0, (10, 30, -60), seed=12)
+    over = AffineTransform.about(PRONE, CENTER_MM, (0, 0, 0)).after(tilted)
+    assert seems_turned_over(pyramid(torso()), pyramid(moved(over)))
+    assert not seems_turned_over(pyramid(torso()), pyramid(moved(tilted)))
+
+
+def test_a_linear_image_is_continued_exactly() -> None:
+    slopes = np.array([0.02, -0.03, 0.05])
+    level = blob((12, 14, 15), (0.0, 0.0, 0.0))
+    places = level.grid.index_to_mm(np.argwhere(np.ones(level.image.shape)))
+    image = torch.from_numpy((places @ slopes).reshape(level.image.shape)).float()
+    level = Level(level.grid, image, level.body, level.valid)
+    center = level.grid.center_mm
+    points = center + np.random.default_rng(8).uniform(-30, 30, (50, 3))
+    theta = to_theta(AffineTransform(np.eye(3), np.array([3.0, 1.0, -2.0])), center)[None]
+    values, found, inside = extrapolated(level, theta, design_matrix(points, center))
+    assert inside.all()
+    assert np.allclose(values[0], (points + np.array([3.0, 1.0, -2.0])) @ slopes, atol=1e-4)
+    assert np.allclose(found[0].T, slopes, atol=1e-4)
+
+
+def test_the_body_has_no_holes_in_its_slices() -> None:
+    voxels = np.where(
+        ndimage.gaussian_filter(np.random.default_rng(9).normal(size=(6, 60, 60)), (0, 2, 2)) > 0,
+        40,
+        -1000,
+    )
+    body = body_mask(voxels, 6.0)
+    assert body.any()
+    for slice_ in body:
+        assert np.array_equal(slice_, ndimage.binary_fill_holes(slice_))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,15 +17,16 @@ from scipy import ndimage
 from tiny import tiny_siamese
 
 import tlt.systems.tiles
-from tlt.confidence import UNSURE, Calibration, status_of
+from tlt.confidence import UNSURE, Calibration, load_calibration, status_of
 from tlt.errors import ModelError, UsageError
 from tlt.geometry import AffineTransform, Grid
 from tlt.lesion import Lesion, Match, Status
 from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
+from tlt.model.shipped import shipped_path
 from tlt.model.voxelmorph import PRESETS as VOXELMORPH
 from tlt.model.voxelmorph import VoxelMorph
-from tlt.model.weights import LoadedModel
+from tlt.model.weights import LoadedModel, save_weights
 from tlt.registration.result import Registration
 from tlt.systems.affine import AffineSystem
 from tlt.systems.base import System, align
@@ -31,7 +34,14 @@ from tlt.systems.network import NetworkSystem
 from tlt.systems.patch import PatchSystem
 from tlt.systems.tlt import TLTSystem
 from tlt.systems.voxelmorph import VoxelMorphSystem
-from tlt.track import PairResult, Tracker, make_system, near_field_of_view, usable_device
+from tlt.track import (
+    PairResult,
+    Tracker,
+    calibration_of,
+    make_system,
+    near_field_of_view,
+    usable_device,
+)
 from tlt.volume import Volume
 
 TINY = replace(
@@ -270,6 +280,29 @@ def test_what_cannot_be_made_is_refused() -> None:
         with pytest.raises(ModelError, match="CUDA"):
             usable_device("cuda:3")
     assert usable_device("cpu") == "cpu"
+
+
+def test_a_calibration_travels_with_its_weights(tmp_path, caplog) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(TLT(TINY), path, {})
+    assert calibration_of("tlt", str(path)) == load_calibration("tlt")
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "fitted for the weights tlt-ct, not for w.safetensors" in message
+    caplog.clear()
+    own = {"weights": {"similarity": 2.0}, "intercept": -1.0}
+    (tmp_path / "confidence.json").write_text(json.dumps({"tlt": own}))
+    assert calibration_of("tlt", str(path)) == Calibration(**own)
+    assert calibration_of("tlt", None) == load_calibration("tlt")
+    shutil.copy(shipped_path("tlt-ct"), tmp_path / "copy.safetensors")
+    assert calibration_of("tlt-network", str(tmp_path / "copy.safetensors")) == load_calibration(
+        "tlt-network"
+    )
+    assert caplog.records == []
+    assert calibration_of("tlt-network", str(path)) == load_calibration("tlt-network")
+    assert len(caplog.records) == 1  # of that tracker nothing stands in the file
+    (tmp_path / "confidence.json").write_text('{"tlt": {"weight": 1}}')
+    with pytest.raises(ModelError, match="calibrate"):
+        calibration_of("tlt", str(path))
 
 
 SURE = Calibration({}, 5.0)

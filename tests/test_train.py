@@ -21,7 +21,7 @@ from tlt.model.network import TLT
 from tlt.model.presets import PRESETS
 from tlt.model.weights import load_weights, save_weights
 from tlt.train import freeze_batch_norms, schedule, the_only_run, train, validate
-from tlt.training.config import TrainConfig
+from tlt.training.config import Marked, TrainConfig
 from tlt.training.samples import TrainingPairs, validation_set
 from tlt.training.state import update_average
 from tlt.training.tlt_task import TLTTask, loss_terms, predict
@@ -142,6 +142,27 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
 def test_an_empty_folder_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \*\.nii\.gz"):
         train(changed(config, data=tmp_path))
+
+
+@pytest.mark.parametrize("key", ["data", "marked", "validation", "validation_marked"])
+def test_a_folder_that_is_not_there_is_named_with_its_key(
+    key: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = Marked(pairs=Path("nowhere")) if "marked" in key else Path("nowhere")
+    with pytest.raises(InputError, match=f"^{key}: {tmp_path}/nowhere: no such") as caught:
+        train(changed(config, **{key: value}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_says_where_it_goes_on(config: TrainConfig) -> None:
+    told: list[str] = []
+    for steps in (1, 2):
+        train(changed(config, steps=steps, validation=None), resume=True, say=told.append)
+    assert [line.removeprefix(f"{config.output}: ") for line in told] == [
+        "no checkpoint to go on from; it starts anew",
+        "goes on after step 1 of 2",
+    ]
 
 
 def test_schedule_warms_up_and_falls_to_two_percent() -> None:

@@ -9,23 +9,36 @@ import pytest
 from tlt.errors import InputError, UsageError
 from tlt.training.config import TrainConfig, read_config
 
+GOOD = "data: a\noutput: b\n"
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(
     ("text", "error", "part"),
     [
-        ("data: a\noutput: b\nlearning_rat: 1\n", UsageError, "learning_rat"),
-        ("data: a\noutput: b\nsteps: many\n", UsageError, "steps"),
+        (GOOD + "learning_rat: 1\n", UsageError, "unknown key; did you mean learning_rate?"),
+        (GOOD + "steps: many\n", UsageError, "steps is 'many', not a whole number"),
+        (GOOD + "steps: 2.5\n", UsageError, "steps is 2.5, not a whole number"),
+        (GOOD + "steps: 0\n", UsageError, "steps is 0: it must be greater than or equal to 1"),
+        (GOOD + "learning_rate: fast\n", UsageError, "'fast', not a number"),
+        (GOOD + "schedule: steep\n", UsageError, "'steep', not 'cosine' or 'constant'"),
+        (GOOD + "bf16: perhaps\n", UsageError, "bf16 is 'perhaps', not true or false"),
+        (GOOD + "marked: folder\n", UsageError, "marked is 'folder', not a list of"),
+        (GOOD + "marked: {pairs: c, image: d}\n", UsageError, "did you mean images?"),
+        (GOOD + "xyzzy: 1\n", UsageError, "xyzzy: unknown key; see"),
         ("data: a\noutput: b\nloss: {fokal: 1}\n", UsageError, "loss.fokal"),
         ("data: a\noutput: b\nloss: {focal: much}\n", UsageError, "loss.focal"),
         ("data: a\noutput: b\nsystem: elastix\n", UsageError, "'elastix' is none of"),
         ("data: a\noutput: b\npreset: huge\n", UsageError, "'huge' is none of"),
         ("output: b\n", UsageError, "data"),
         ("data: a\noutput: b\nnetwork: {sparse: 1}\n", UsageError, "no 'sparse'"),
-        ("data: a\noutput: b\nnetwork: {threshold: high}\n", UsageError, "threshold"),
-        ("data: a\noutput: b\npairs: {query: 3}\n", UsageError, "pairs.query"),
-        ("data: a\noutput: b\npairs: {motion: {posture: 3}}\n", UsageError, "posture"),
+        (
+            "data: a\noutput: b\nnetwork: {threshold: high}\n",
+            UsageError,
+            "network.threshold is 'high'",
+        ),
+        ("data: a\noutput: b\npairs: {query: 3}\n", UsageError, "did you mean queries?"),
+        ("data: a\noutput: b\npairs: {motion: {posture: 3}}\n", UsageError, "pairs.motion.posture"),
         ("data: a\noutput: b\nmarked: {images: c}\n", UsageError, "marked.pairs"),
         ("- 1\n- 2\n", UsageError, ""),
         ("", UsageError, "output"),
@@ -45,7 +58,7 @@ def test_a_configuration_that_cannot_be_meant(
 
 
 def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.yaml"):
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
         read_config(tmp_path / "none.yaml")
 
 

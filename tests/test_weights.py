@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_every_preset_is_rebuilt_from_its_own_file(name: str, tmp_path: Path) ->
     config = replace(PRESETS[name], channels=(4, 4, 8, 16), heads=2, layers=1, threshold=0.55)
     save_weights(TLT(config), tmp_path / "w.safetensors", {})
     assert load_weights(str(tmp_path / "w.safetensors")).network.config == config
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_weights_may_be_read_like_other_files(tmp_path: Path) -> None:
+    save_weights(tiny_network(), tmp_path / "w.safetensors", {})
+    (tmp_path / "other").write_text("")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 def test_saving_replaces_older_weights(tmp_path: Path) -> None:

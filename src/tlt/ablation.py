@@ -23,7 +23,7 @@ from tlt.io.files import atomic_write
 from tlt.model.presets import ModelConfig
 from tlt.rows import write_rows
 from tlt.track import Tracker, make_system
-from tlt.train import check_resumable, train
+from tlt.train import check_installed, check_resumable, train
 from tlt.training.config import TrainConfig
 
 THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
@@ -162,6 +162,7 @@ def train_variants(
 
     Raises:
         UsageError: a folder holds another training, or an interrupted one without ``resume``.
+        ModelError: what training needs is not installed.
         TltError: a training failed; names the variant. The others are finished first.
     """
     say = report or _silent
@@ -174,6 +175,8 @@ def train_variants(
         else:
             check_resumable(wanted.output, resume)
             todo[variant.name] = wanted
+    if todo:
+        check_installed()
     failures: dict[str, TltError] = {}
     for name, error in _trained(todo, resume, jobs, say):
         if error is None:

@@ -147,13 +147,16 @@ def draw_attention(
 
     Raises:
         UsageError: a lesion that is not in the file, or out of the follow-up's view.
+        InputError: the output cannot be written (told first), or an input not be read.
     """
     from tlt.attention_pictures import draw_maps
     from tlt.io.files import atomic_write
     from tlt.io.images import load_volume
     from tlt.io.lesions import read_lesions
+    from tlt.io.output import check_writable
     from tlt.io.pictures import file_name
 
+    check_writable(output)
     system = TLTSystem(load_weights(model or "tlt-ct"), refine=False)
     before, after = load_volume(baseline), load_volume(followup)
     known = {lesion.id: lesion for lesion in read_lesions(lesions, before)}

@@ -1,8 +1,8 @@
 """Confidence: the probability that a centre is within min(10 mm, radius) of the truth.
 
 A logistic regression on the tracker's evidence, fitted on simulated pairs of patients that the
-network was not trained on. Its coefficients are data (`weights/confidence.json`, made by
-``tlt experiment calibrate``), one set a tracker.
+network was not trained on. Its coefficients are data (``confidence.json`` beside the weights, made
+by ``tlt experiment calibrate``), one set a tracker.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from tlt.errors import ModelError
 from tlt.lesion import Status
 from tlt.systems.base import AlignedPair, Location
 
+FILE = "confidence.json"
 FOUND, DOUBTFUL = 0.5, 0.2
 UNSURE = 0.49  # at most, where other signs speak against an answer
 RIDGE = 10.0  # few of some hundred lesions are wrong: with less, one bad study decides a weight
@@ -81,13 +83,29 @@ def load_calibration(tracker: str) -> Calibration:
     Raises:
         ModelError: there is none, which means an incomplete installation.
     """
-    path = resources.files("tlt").joinpath("weights/confidence.json")
-    try:
-        return Calibration(**json.loads(path.read_text())[tracker])
-    except (OSError, KeyError) as error:
+    found = calibration_in(Path(str(resources.files("tlt"))) / "weights", tracker)
+    if found is None:
         raise ModelError(
-            f"no calibration of the confidence of '{tracker}' in {path.name}; "
+            f"no calibration of the confidence of '{tracker}' in {FILE}; "
             "install tlt again, or make it with 'tlt experiment calibrate'"
+        )
+    return found
+
+
+def calibration_in(folder: Path, tracker: str) -> Calibration | None:
+    """The calibration of a tracker that a folder of weights holds; None where there is none.
+
+    Raises:
+        ModelError: its file cannot be read.
+    """
+    path = folder / FILE
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return Calibration(**known[tracker]) if tracker in known else None
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{path.name}: no calibration of a confidence that can be read; "
+            "make it again with 'tlt experiment calibrate', or remove it"
         ) from error
 
 

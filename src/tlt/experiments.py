@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
-from tlt.confidence import Calibration, fit_calibration, load_calibration
-from tlt.errors import UsageError
+from tlt.confidence import Calibration, fit_calibration
 from tlt.evaluate import Outcome, Report, Save, evaluate, simulated_cases
 from tlt.io.files import atomic_write
 from tlt.metrics import summarise
 from tlt.scores import comparison_text, strata, table
 from tlt.statistics import compare
-from tlt.systems import TRACKERS
-from tlt.track import Tracker, make_system
+from tlt.systems import TRACKERS, unknown_tracker
+from tlt.track import Tracker, calibration_of, make_system
 
 UNCALIBRATED = Calibration({}, 0.0)
 
@@ -40,13 +40,12 @@ def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -
     """
     unknown = [name for name in names if name not in TRACKERS]
     if unknown:
-        raise UsageError(f"--tracker {unknown[0]}: none of {', '.join(TRACKERS)}")
+        raise unknown_tracker(unknown[0])
     trackers = []
     for name in names:
-        system = make_system(
-            name, model if "tlt" in TRACKERS[name].weights else None, "cpu", "auto"
-        )
-        trackers.append(Tracker(system, load_calibration(name) if calibrated else UNCALIBRATED))
+        own = model if "tlt" in TRACKERS[name].weights else None
+        system = make_system(name, own, "cpu", "auto")
+        trackers.append(Tracker(system, calibration_of(name, own) if calibrated else UNCALIBRATED))
     return trackers
 
 
@@ -63,13 +62,22 @@ def calibrate(
 
 
 def write_calibrations(calibrations: dict[str, Calibration], path: Path) -> None:
-    """Store calibrations as the JSON that `tlt.confidence.load_calibration` reads.
+    """Store calibrations as the JSON that `tlt.confidence.calibration_in` reads.
 
     Those of other trackers that stand in the file stay.
     """
     content = json.loads(path.read_text()) if path.exists() else {}
     content |= {name: asdict(calibration) for name, calibration in calibrations.items()}
     atomic_write(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def made_of(trackers: Sequence[Tracker], data: Path, pairs: int, seed: int) -> str:
+    """What a benchmark is made of, in a line: data, pairs, seed, version, weights."""
+    weights = [f"{t.name} {t.weights_sha256[:12]}" for t in trackers if t.weights_sha256]
+    return (
+        f"{data.resolve().name}: {pairs} pairs, seed {seed}; "
+        f"tlt {version('transformer-lesion-tracker')}; weights: {', '.join(weights) or 'none'}\n"
+    )
 
 
 def tables(outcomes: dict[str, list[Outcome]]) -> str:

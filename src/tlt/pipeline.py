@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlt.errors import UsageError
 from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
 from tlt.lesion import Lesion
@@ -85,9 +84,9 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
     from tlt.track import Tracker
 
     with _collected_warnings(job) as remarks:
-        baseline, followups, lesions = _read(job, progress)
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
+        baseline, followups, lesions = _read(job, progress)
         pairs = track_over_time(tracker, baseline, followups, lesions, progress)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
@@ -124,10 +123,10 @@ def _software(tracker: Tracker) -> Software:
 
 
 def _check_tracker(name: str) -> None:
-    from tlt.systems import TRACKERS
+    from tlt.systems import TRACKERS, unknown_tracker
 
     if name not in TRACKERS:
-        raise UsageError(f"--tracker {name}: unknown; use one of {' '.join(TRACKERS)}")
+        raise unknown_tracker(name)
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

@@ -6,6 +6,7 @@ The command line, the evaluation and every experiment call `Tracker`; the system
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import time
 from collections.abc import Sequence
@@ -13,12 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tlt.confidence import UNSURE, Calibration, features_of, load_calibration, status_of
+from tlt.confidence import (
+    UNSURE,
+    Calibration,
+    calibration_in,
+    features_of,
+    load_calibration,
+    status_of,
+)
 from tlt.errors import InputError, ModelError, UsageError
 from tlt.families import found
 from tlt.geometry import Triple
 from tlt.lesion import Lesion, Match, Status
-from tlt.model.weights import load_weights
+from tlt.model.shipped import shipped_path
+from tlt.model.weights import load_weights, weights_path
 from tlt.registration.affine import register_affine
 from tlt.registration.result import SIMILARITY_SAME_REGION, Registration
 from tlt.systems import TRACKERS
@@ -67,7 +76,7 @@ class Tracker:
         if name not in TRACKERS:
             name, model = "tlt", name
         system = make_system(name, model, device, precision)
-        return Tracker(system, load_calibration(name))
+        return Tracker(system, calibration_of(name, model))
 
     def track(self, baseline: Volume, followup: Volume, lesions: Sequence[Lesion]) -> list[Match]:
         """One match for each lesion, in their order; a doubtful registration is logged."""
@@ -179,6 +188,31 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
     system = make(*models, place, bf16)
     system.name = name
     return system
+
+
+def calibration_of(name: str, model: str | None) -> Calibration:
+    """The calibration of a tracker: that beside the weights of ``model``, else the shipped one.
+
+    Where that was fitted for other weights, a warning is logged.
+
+    Raises:
+        ModelError: no such weights, or no calibration that can be read.
+    """
+    shipped = TRACKERS[name].weights.values()
+    given = [weights_path(one) for one in (model.split(",") if model is not None else shipped)]
+    for path in given:
+        beside = calibration_in(path.parent, name)
+        if beside is not None:
+            return beside
+    for path, own in zip(given, shipped, strict=True):
+        if not (shipped_path(own).is_file() and filecmp.cmp(path, shipped_path(own), False)):
+            log.warning(
+                "the confidence was fitted for the weights %s, not for %s, and may be off; fit it "
+                "with 'tlt experiment calibrate --tracker %s --model %s --data FOLDER "
+                "--output confidence.json', in the folder of the weights",
+                *(own, path.name, name, path.name),
+            )
+    return load_calibration(name)
 
 
 def usable_device(device: str) -> str:

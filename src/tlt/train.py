@@ -30,6 +30,7 @@ from tlt.training.task import Objective, Task
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CHECKPOINT = "checkpoint.pt"
 SMOOTHING = 0.98  # of the logged terms
 WAITING = timedelta(hours=3)  # of one process for another
 
@@ -38,10 +39,12 @@ def train(
     config: TrainConfig,
     resume: bool = False,
     report: Callable[[dict[str, float]], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train and return the path of the weights; ``report(row)`` is called with each logged row.
 
     The weights are the averaged ones: the best by validation, or the last where there is none.
+    ``say`` is told where a run goes on.
 
     Raises:
         InputError: no data, or a loss that is no longer finite (the last checkpoint is kept).
@@ -51,16 +54,20 @@ def train(
     check_resumable(config.output, resume)
     accelerator = make_accelerator(config.accumulate)
     with the_only_run(config.output) if accelerator.is_main_process else nullcontext():
-        return _train(config, accelerator, report)
+        say = say if accelerator.is_main_process and say is not None else _silent
+        if resume and not (config.output / CHECKPOINT).exists():
+            say(f"{config.output}: no checkpoint to go on from; it starts anew")
+        return _train(config, accelerator, report, say)
 
 
 def _train(
     config: TrainConfig,
     accelerator: Accelerator,
     report: Callable[[dict[str, float]], None] | None,
+    say: Callable[[str], None],
 ) -> Path:
     """The loop of `train`, from the checkpoint where there is one."""
-    checkpoint, weights = config.output / "checkpoint.pt", config.output / "weights.safetensors"
+    checkpoint, weights = config.output / CHECKPOINT, config.output / "weights.safetensors"
     torch.manual_seed(config.seed)
     task = config.family.new_task()
     dataset = task.samples(config, accelerator.num_processes)
@@ -78,6 +85,7 @@ def _train(
     state = RunState(network, average, optimizer)
     if checkpoint.exists():
         state.load(checkpoint, accelerator.process_index)
+        say(f"{config.output}: goes on after step {state.step} of {config.steps}")
     else:
         torch.manual_seed(config.seed + accelerator.process_index)  # each its own dropout
     objective, prepared = accelerator.prepare(objective, optimizer)
@@ -125,7 +133,7 @@ def _train(
 
 def check_resumable(folder: Path, resume: bool) -> None:
     """Raises UsageError where a folder holds a run that is not to go on."""
-    if (folder / "checkpoint.pt").exists() and not resume:
+    if (folder / CHECKPOINT).exists() and not resume:
         raise UsageError(f"{folder}: holds a run; go on with --resume, or choose another output")
 
 
@@ -148,19 +156,26 @@ def the_only_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_installed() -> None:
+    """Raises ModelError where what training needs is not installed."""
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            "training needs the package accelerate: pip install 'transformer-lesion-tracker[train]'"
+        ) from error
+
+
 def make_accelerator(accumulate: int) -> Accelerator:
     """The device, and the other processes of ``torchrun`` if there are any.
 
     Raises:
         ModelError: the package is not installed.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-    except ImportError as error:
-        raise ModelError(
-            "training needs the package accelerate: pip install 'transformer-lesion-tracker[train]'"
-        ) from error
+    check_installed()
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         gradient_accumulation_steps=accumulate,
@@ -263,3 +278,7 @@ def validate(task: Task, network: nn.Module, checks: list, bf16: bool) -> dict[s
     network.eval()
     device = next(network.parameters()).device
     return task.judge(network, [sample.to(device) for sample in checks], bf16)
+
+
+def _silent(line: str) -> None:
+    """Remarks that nobody reads."""

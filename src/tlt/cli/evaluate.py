@@ -84,14 +84,13 @@ def _run(
     """The rows of a tracker over a dataset; a line a pair on stderr, rows.json after each."""
     import sys
 
-    from tlt.errors import UsageError
     from tlt.evaluate import evaluate_data
     from tlt.rows import write_rows
-    from tlt.systems import TRACKERS
+    from tlt.systems import TRACKERS, unknown_tracker
     from tlt.track import Tracker
 
     if tracker not in TRACKERS:
-        raise UsageError(f"--tracker {tracker}: none of {', '.join(TRACKERS)}")
+        raise unknown_tracker(tracker)
     running = Tracker.load(tracker, model, device="cpu")
 
     def report(line: str) -> None:

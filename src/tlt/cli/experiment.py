@@ -53,22 +53,27 @@ def benchmark(
     trackers: Trackers = DEFAULT,
     model: Model = None,
 ) -> None:
-    """Trackers on the same simulated pairs: rows.json and table.md in a folder."""
+    """Trackers on the same simulated pairs: rows.json and table.md in a new folder.
+
+    What the columns mean: docs/evaluation.md.
+    """
     from tlt.errors import UsageError
     from tlt.experiments import benchmark as run
-    from tlt.experiments import chosen_trackers, comparisons, tables
+    from tlt.experiments import chosen_trackers, comparisons, made_of, tables
     from tlt.io.files import atomic_write
+    from tlt.io.output import check_writable
     from tlt.rows import write_rows
 
     if (output / "rows.json").exists():
         raise UsageError(f"{output}: holds a benchmark (rows.json); choose another --output")
+    check_writable(output)
     chosen = chosen_trackers(trackers, model, calibrated=True)
 
     def save(outcomes) -> None:
         write_rows(outcomes, output / "rows.json")
 
     outcomes = run(chosen, data, pairs, seed, _say, save)
-    text = tables(outcomes) + "\n" + comparisons(outcomes)
+    text = f"{made_of(chosen, data, pairs, seed)}\n{tables(outcomes)}\n{comparisons(outcomes)}"
     atomic_write(output / "table.md", text)
     print(text)
 
@@ -100,7 +105,10 @@ def calibrate(
     trackers: Trackers = DEFAULT,
     model: Model = None,
 ) -> None:
-    """Fit each tracker's confidence on simulated pairs; goes into confidence.json."""
+    """Fit each tracker's confidence on simulated pairs; --output is a file, confidence.json.
+
+    Beside the weights that --model names, it is used whenever they are.
+    """
     from tlt.experiments import calibrate as run
     from tlt.experiments import chosen_trackers, write_calibrations
 

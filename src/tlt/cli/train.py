@@ -50,4 +50,8 @@ def train(
         terms = ", ".join(f"{k} {v:.2f}" for k, v in row.items() if k not in ("step", "seconds"))
         print(f"step {step}/{settings.steps}, {left:.0f} min left: {terms}", file=sys.stderr)
 
-    print(run(settings, resume, report))
+    def say(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr)
+
+    print(run(settings, resume, report, say))

@@ -105,6 +105,8 @@ def _lines(info: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     Raises:
         InputError: unreadable, empty, or a column missing.
     """
+    if not info.is_file():
+        raise InputError(f"{info}: no such file; give DL_info.csv of DeepLesion")
     try:
         with info.open(newline="") as file:
             reader = csv.DictReader(file, restval="")

@@ -68,7 +68,7 @@ def folder_study(place: Path) -> Study:
 
 
 def pair_patient(place: Path) -> str:
-    """Whose pair a folder holds: the CT that it was simulated from, else the folder's name to ``--``.
+    """Whose pair a folder holds: the CT that it was simulated from, else its name before ``--``.
 
     Raises:
         InputError: its simulation.json names no source.

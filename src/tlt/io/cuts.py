@@ -92,8 +92,9 @@ def choose_window(volume: Volume, center_mm: Sequence[float], radius_mm: float) 
     values = volume.sample(points[volume.grid.contains(points)])
     if not len(values):
         return SOFT_TISSUE
-    # Lung lies between fat (above -200 HU) and the air around the body (-1000 HU).
-    if np.mean((values > -985) & (values < -400)) > 0.2:
+    # Lung lies between fat (above -200 HU) and the air around the body (-1000 HU). Where it is less
+    # than half, as beside the chest wall, its window would leave all else one flat gray.
+    if np.mean((values > -985) & (values < -400)) > 0.5:
         return LUNG
     return BONE if np.mean(values > 200) > 0.2 else SOFT_TISSUE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -20,16 +21,20 @@ from tlt.lesion import Lesion, Match
 from tlt.volume import Volume, grid_of, to_sitk
 
 MAX_INSTANCES = 1000
+LARGE_MM = 60.0  # radius from which on a label is more likely an organ
+
+log = logging.getLogger(__name__)
 
 
 def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
     """The instances of a NIfTI, NRRD or MHA mask, ids being their integers.
 
     A mask of ones (or of 255) in several 26-connected components is split into L1, L2, ... The
-    centre is
-    the centroid, the radius half the longest extent within one axial slice. The mask may have
-    another grid than the baseline. Raises InputError for an empty mask, values that are not
-    integers from 0, more than 1000 instances, or a mask displaced against the baseline.
+    centre is the centroid, the radius half the longest extent within one axial slice; above 60 mm
+    it is told in the log. The mask may have another grid than the baseline.
+
+    Raises InputError for an empty mask, values that are not integers from 0, more than 1000
+    instances, or a mask displaced against the baseline.
     """
     image = read_image(path)
     grid = grid_of(image)
@@ -53,6 +58,11 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
         center, radius = _measure(labels, value, boxes[value - 1], grid)
         where = f"{path}: label {value}"
         rows.append(Row(where, name, center, radius, "" if split else names.get(value, "")))
+    large = [f"{r.id} ({r.radius_mm:.0f} mm)" for r in rows if (r.radius_mm or 0) > LARGE_MM]
+    if large:
+        log.warning(
+            "%s: a radius above %g mm: %s; is it an organ?", path, LARGE_MM, ", ".join(large)
+        )
     return rows
 
 

@@ -23,16 +23,25 @@ def staged(output: Path, last: str = "result.json", listed: str | None = None) -
     a file in which the names are kept: what an earlier run wrote and this one does not goes then,
     and nothing else.
     """
-    parent = _existing_folder(output)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".tlt-", dir=parent))
-    except OSError as error:
-        raise _not_writable(output, error) from error
+    folder = _staging(output)
     try:
         yield folder
         _move(folder, output, last, listed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(output: Path) -> None:
+    """Raises `InputError` where a folder cannot be written, before any work."""
+    _staging(output).rmdir()
+
+
+def _staging(output: Path) -> Path:
+    """A new folder on the disk of an output."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=".tlt-", dir=_existing_folder(output)))
+    except OSError as error:
+        raise _not_writable(output, error) from error
 
 
 def _existing_folder(output: Path) -> Path:

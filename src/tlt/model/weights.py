@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from tlt.errors import ModelError
 from tlt.families import FAMILIES, Family
+from tlt.io.files import atomic_write
 from tlt.model.backbone import fold_batch_norms
 from tlt.model.shipped import KNOWN, shipped_path
 
@@ -47,9 +47,8 @@ def save_weights(network: Any, path: Path, notes: dict, family: str = "tlt") -> 
         "tlt_notes": json.dumps(notes),
     }
     state = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
-    temporary = path.with_name(path.name + ".part")
-    safetensors.torch.save_file(state, temporary, metadata)
-    os.replace(temporary, path)
+    # Not save_file, which leaves a file that nobody else may read.
+    atomic_write(path, safetensors.torch.save(state, metadata))
 
 
 def load_weights(name_or_path: str, wanted: str | None = None) -> LoadedModel:

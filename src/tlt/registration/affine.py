@@ -2,9 +2,9 @@
 
 Source: TLT paper, RAAM, Eq. 2 (I_t baseline, I_s follow-up). The paper names no optimiser; here it
 is Gauss-Newton over a 16-8-4 mm pyramid. The scans may share as little as a third of their length,
-so all shifts along z are tried at 16 mm and the best few that differ are refined. What differs from
-Eq. 2: HU are clipped, with soft tissue stretched (`pyramid.tones`), only the body counts, and a
-shift of all organs' HU (contrast medium) is taken out.
+so it starts from the best of all shifts (`shifts`), and the best few that differ are refined. What
+differs from Eq. 2: HU are clipped, with soft tissue stretched (`pyramid.tones`), only the body
+counts, and a shift of all organs' HU (contrast medium) is taken out.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def refine(
     products = torch.stack([design[:, i] * design[:, j] for i, j in PAIRS], 1)  # (N, 10)
     best, best_score = theta, torch.full((len(theta),), torch.inf)
     for step in range(iterations + 1):
-        theirs, their_slopes, inside = _extrapolated(moving, theta, design)
+        theirs, their_slopes, inside = extrapolated(moving, theta, design)
         residual = _without_contrast(theirs - values, inside & soft)
         score = _score(residual, inside)
         better = score < best_score
@@ -79,7 +79,7 @@ def refine(
     return best, best_score
 
 
-def _extrapolated(
+def extrapolated(
     level: Level, theta: torch.Tensor, design: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Values (K, N) and slopes (K, 3, N) at mapped points, and which lie in view (K, N).

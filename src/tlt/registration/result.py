@@ -15,8 +15,8 @@ from tlt.registration.pyramid import Level
 
 # Measured on CTs of 14 patients. The same patient, simulated follow-ups (n 97): similarity 0.75 to
 # 0.97 (5th percentile 0.86). Another patient's same region (n 42): at most 0.72; whole chests
-# against abdomens (n 24): at most 0.79. Chest against what lies below the diaphragm (n 24): -0.06 to
-# 0.66, 17 of them below 0.30 and none between 0.34 and 0.49. A right map of two small crops had
+# against abdomens (n 24): at most 0.79. Chest against what lies below the diaphragm (n 24): -0.06
+# to 0.66, 17 of them below 0.30 and none between 0.34 and 0.49. A right map of two small crops had
 # 0.37. A map that is wrong by a few mm shows in no similarity.
 SIMILARITY_OK = 0.70
 SIMILARITY_SURE = 0.80  # below it the patient may have been turned over

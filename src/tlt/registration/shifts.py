@@ -29,7 +29,7 @@ def best_shifts(
     """
     flipped = [2 - axis for axis in range(3) if turn[axis, axis] < 0]  # axes of (z, y, x)
     image, seen = (torch.flip(part, flipped).numpy() for part in (moving.image, moving.valid))
-    cost = _cost(fixed.image.numpy(), fixed.near_body.numpy(), image, seen)
+    cost = cost_of_shifts(fixed.image.numpy(), fixed.near_body.numpy(), image, seen)
     lowest = -F.max_pool3d(-torch.from_numpy(cost)[None], 3, 1, 1)[0].numpy()
     places = np.argwhere((cost == lowest) & np.isfinite(cost))
     places = places[np.argsort(cost[tuple(places.T)], kind="stable")][:count]
@@ -43,7 +43,7 @@ def best_shifts(
     ]
 
 
-def _cost(
+def cost_of_shifts(
     fixed: NDArray, fixed_mask: NDArray, moving: NDArray, moving_mask: NDArray
 ) -> NDArray[np.float32]:
     """(1 - correlation) times the price of a small overlap, for each shift (D, H, W).
@@ -55,7 +55,8 @@ def _cost(
     whole = tuple(slice(n) for n in shape)
 
     def spectra(image: NDArray, mask: NDArray) -> list[NDArray]:
-        masked = np.where(mask, image - image[mask].mean(), 0).astype(np.float32)
+        mean = image[mask].mean() if mask.any() else 0.0
+        masked = np.where(mask, image - mean, 0).astype(np.float32)
         return [fft.rfftn(part, fast) for part in (mask.astype(np.float32), masked, masked**2)]
 
     f, m = (

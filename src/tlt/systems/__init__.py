@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tlt.errors import UsageError
+
 
 @dataclass(frozen=True)
 class SystemInfo:
@@ -133,3 +135,8 @@ TRACKERS = {
         _detect_and_match("vuld", "lesanet"),
     )
 }
+
+
+def unknown_tracker(name: str) -> UsageError:
+    """What is said of a tracker that is none."""
+    return UsageError(f"--tracker {name}: unknown; use one of {' '.join(TRACKERS)}")

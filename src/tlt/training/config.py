@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -157,7 +159,7 @@ class TrainConfig(BaseModel):
         try:
             return TypeAdapter(type(preset)).validate_python(known | self.network)
         except ValidationError as error:
-            raise UsageError(f"network: {_first(error)}") from error
+            raise UsageError(f"network.{_first(error, type(preset))}") from error
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -189,8 +191,10 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration in a YAML file.
 
     Raises:
-        InputError: unreadable; UsageError: a key or value that cannot be.
+        InputError: missing or unreadable; UsageError: a key or value that cannot be.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the path")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -201,15 +205,47 @@ def read_config(path: Path) -> TrainConfig:
         config = TrainConfig.model_validate(values or {})
         _ = config.model, config.loss_weights  # what cannot be is told now
     except ValidationError as error:
-        raise UsageError(f"{path}: {_first(error)}; see docs/training.md") from error
+        raise UsageError(f"{path}: {_first(error, TrainConfig)}; see docs/training.md") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return config
 
 
-def _first(error: ValidationError) -> str:
-    """The first thing wrong, in one line."""
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "path": "a path",
+    "tuple": "a list",
+    "dict": "a list of 'key: value'",
+    "model": "a list of 'key: value'",
+    "dataclass": "a list of 'key: value'",
+}
+
+
+def _first(error: ValidationError, kind: Any) -> str:
+    """The first thing wrong with values for a class, in one line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    value, about = first["input"], first.get("ctx", {})
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        *above, key = first["loc"]
+        near = get_close_matches(str(key), _keys(kind, above), 1)
+        return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{where} is missing"
+    wanted = KINDS.get(first["type"].split("_")[0])
+    if wanted:
+        return f"{where} is {value!r}, not {wanted}".strip()
+    if "expected" in about:
+        return f"{where} is {value!r}, not {about['expected']}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    return f"{where} is {value!r}: {message}" if where else message
+
+
+def _keys(kind: Any, path: Sequence[int | str]) -> list[str]:
+    """The keys of a class, or of what lies in its field at ``path``."""
+    for part in path:
+        field = get_type_hints(kind)[str(part)]
+        kind = next((a for a in get_args(field) if a is not type(None)), field)
+    return list(get_type_hints(kind))

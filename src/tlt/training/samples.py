@@ -6,6 +6,8 @@ Pairs are simulated from CTs, cut from marked pairs, or mixed; see `TrainingPair
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,8 @@ class MarkedStudies:
         self._studies: dict[int, Study] = {}
         self._registrations: dict[int, Registration] = {}
         self._places: list = []  # folders, or groups of DLS
+        if not source.pairs.exists():
+            raise InputError(f"{source.pairs}: no such file or folder; check the path")
         if source.pairs.is_dir():
             self._places = pair_folders(source.pairs)
         elif source.images is None:
@@ -114,7 +118,7 @@ class TrainingPairs(Dataset):
         self.cache = (
             None if config.cache is None else PairCache(config.cache, _recipe(config, self))
         )
-        self.anatomies, self.marked = _opened(config.data, config.marked)
+        self.anatomies, self.marked = _opened(config, "data", "marked")
         self.annotated = (
             None if config.deeplesion is None else AnnotatedVolumes(config.deeplesion, TRAINING)
         )
@@ -172,13 +176,31 @@ def _recipe(config: TrainConfig, pairs: TrainingPairs) -> dict[str, Any]:
 
 
 def _opened(
-    data: Path | None, marked: Marked | None
+    config: TrainConfig, data: str, marked: str
 ) -> tuple[Anatomies | None, MarkedStudies | None]:
-    """CTs to simulate from, and marked pairs, as far as they are given."""
-    return (
-        None if data is None else Anatomies(data),
-        None if marked is None else MarkedStudies(marked),
-    )
+    """CTs to simulate from, and marked pairs, as far as these keys of a configuration give them.
+
+    Raises what the two do; the message names the key and the whole path.
+    """
+    folder, pairs = getattr(config, data), getattr(config, marked)
+    with _named(data):
+        anatomies = None if folder is None else Anatomies(folder.resolve())
+    with _named(marked):
+        return anatomies, None if pairs is None else MarkedStudies(_resolved(pairs))
+
+
+def _resolved(source: Marked) -> Marked:
+    images = None if source.images is None else source.images.resolve()
+    return Marked(pairs=source.pairs.resolve(), images=images)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors of the block begin with the key that they are about."""
+    try:
+        yield
+    except TltError as error:
+        raise type(error)(f"{key}: {error}") from error
 
 
 def _simulated(
@@ -204,7 +226,7 @@ def validation_set(config: TrainConfig) -> list[TrainingPair]:
     Raises:
         InputError: not one could be made.
     """
-    anatomies, marked = _opened(config.validation, config.validation_marked)
+    anatomies, marked = _opened(config, "validation", "validation_marked")
     annotated = None
     if anatomies is None and marked is None:
         if config.deeplesion is None:
