@@ -118,7 +118,7 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
                 cells.append(_error(errors_mm.get(lesion.id), lesion.baseline.radius_mm))
             table.add_row(*cells)
     notes = _caption(result)
-    if any("!" in cell for cell in table.columns[-1].cells):
+    if any("!" in str(cell) for cell in table.columns[-1].cells):
         notes.append("! a true error beyond 10 mm, or beyond the radius where that is smaller")
     table.caption = Text("\n".join(notes))
     table.caption_justify = "left"
