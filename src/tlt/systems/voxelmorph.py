@@ -22,7 +22,7 @@ from tlt.systems.warp import WHOLE_MM, Warp, followed, seen_by_both
 from tlt.volume import AIR_HU, Volume
 
 AROUND_MM = 32.0  # of the follow-up about what both scans show: what moved out of the baseline's
-TILE_VOXELS = 16_000_000  # images with their halo; a whole chest at 2 mm has 6 million
+TILE_VOXELS = 8_000_000  # with their halo, a voxel of the displacement's step: below 3 GiB
 
 
 class VoxelMorphSystem:
@@ -65,9 +65,8 @@ class VoxelMorphSystem:
         step = self.config.flow_step
         displacement = np.concatenate(parts)
         grid = template.grid.cropped([part.start for part in box], displacement.shape[:3])
-        return Warp(
-            displacement, replace(grid, spacing_mm=tuple(step * s for s in grid.spacing_mm))
-        )
+        x, y, z = (step * spacing for spacing in grid.spacing_mm)
+        return Warp(displacement, replace(grid, spacing_mm=(x, y, z)))
 
     def _box(self, template: Volume, search: Volume) -> tuple[slice, ...] | None:
         """What both saw, and some of the follow-up about it; None where they share nothing.
@@ -89,7 +88,7 @@ class VoxelMorphSystem:
         """First and last plane of each tile with its halo, and which of its displacements count."""
         depth, height, width = shape_zyx
         halo, coarsest, step = self.config.halo, self.config.coarsest, self.config.flow_step
-        most = TILE_VOXELS // (height * width)
+        most = TILE_VOXELS * step // (height * width)
         thick = depth if depth <= most else max(coarsest, (most - 2 * halo) // coarsest * coarsest)
         for start in range(0, depth, thick):
             low, stop = max(0, start - halo), min(depth, start + thick)

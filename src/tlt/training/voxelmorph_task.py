@@ -1,8 +1,8 @@
 """What VoxelMorph learns: to lay the search image on the template, without any known truth.
 
-Source: Balakrishnan et al., CVPR 2018, Section 3.3: local normalised cross-correlation of 9^3 voxels
-and the diffusion of the displacement, lambda 1.0. Only what both images show counts. Nothing here
-looks at the lesions; they serve to judge it.
+Source: Balakrishnan et al., CVPR 2018, Section 3.3: local normalised cross-correlation in windows
+of 9^3 voxels, and the diffusion of the displacement, lambda 1.0. Only what both images show counts.
+Nothing here looks at the lesions; they serve to judge it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ class VoxelMorphTask(PairTask):
     def loss_terms(self, network: VoxelMorph, pair: TrainingPair, bf16: bool) -> Terms:
         flow = displacement(network, pair, bf16)
         spacing, windows = network.config.spacing_mm, network.config.windows_hu
-        points = TokenMap(pair.template, pair.template_origin_mm, spacing).positions_mm()
-        tones, moved = (windowed(hu[None], windows, True)[0] for hu in (pair.template, pair.search))
-        search = torch.cat([moved, seen(pair.search).to(moved)])
-        there = crop_map(search, pair.search_origin_mm, spacing).sample(
-            points + flow.sample(points)
+        fixed, moving = (
+            windowed(crop[None], windows, True)[0] for crop in (pair.template, pair.search)
         )
-        moved, shown = there.mT.unflatten(1, tones.shape[1:]).split([len(moved), 1])
+        search = torch.cat([moving, seen(pair.search).to(moving)])
+        points = TokenMap(pair.template, pair.template_origin_mm, spacing).positions_mm()
+        there = points + flow.sample(points)
+        sampled = crop_map(search, pair.search_origin_mm, spacing).sample(there)
+        moved, shown = sampled.mT.unflatten(1, fixed.shape[1:]).split([len(moving), 1])
         common = seen(pair.template) & (shown.detach() > 0.99)
         return {
-            "ncc": 1 - squared_correlation(tones, moved, common),
+            "ncc": 1 - squared_correlation(fixed, moved, common),
             "diffusion": diffusion(flow),
         }
 
