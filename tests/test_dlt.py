@@ -28,10 +28,9 @@ class Sum(nn.Module):
 
 
 def untrained(network: DLT) -> DLT:
-    """No signal, kernels that are means, no head: correlation alone."""
+    """No signal, no head: correlation alone."""
     for signal in (network.template_signal, network.search_signal):
         nn.init.zeros_(signal.second.weight)
-    set_to_means(network.correlation)
     network.scale, network.fuse = nn.Identity(), Sum()  # type: ignore[assignment]
     return network
 
@@ -55,6 +54,14 @@ def test_decomposed_kernels_are_a_brute_force_correlation() -> None:
     wide = sum(by_loops(windows, kernel, (2, 2, 2)) for kernel in flat)
     local = by_loops(windows, middle(lesion, (0, 1, 1)), (2, 2, 2))
     assert torch.allclose(found, torch.cat([wide, local], 1), atol=1e-5)
+
+
+@torch.no_grad()
+def test_flat_kernels_start_as_the_middle_slices() -> None:
+    lesion = noise(2, 3, 3, 5, 7)
+    flat = [f(lesion) for f in FastCrossCorrelation(3, (1, 3, 3), (3, 5, 7)).flatten]
+    for axis, (kernel, place) in enumerate(zip(flat, (1, 2, 3), strict=True)):
+        assert torch.allclose(kernel, lesion.narrow(2 + axis, place, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift_zyx", [(0, 0, 0), (3, -2, 5)])

@@ -99,7 +99,7 @@ class FastCrossCorrelation(nn.Module):
         self.local_half = _halves(local_kernel)
         depth, height, width = global_kernel
         self.flatten = nn.ModuleList(
-            nn.Conv3d(channels, channels, extent)
+            _middle_slice(nn.Conv3d(channels, channels, extent))
             for extent in ((depth, 1, 1), (1, height, 1), (1, 1, width))
         )
 
@@ -199,6 +199,13 @@ def peak_offset(maps: Tensor) -> Tensor:
 
 def _last(maps: Tensor) -> Tensor:
     return torch.tensor(maps.shape[1:], device=maps.device) - 1
+
+
+def _middle_slice(flatten: nn.Conv3d) -> nn.Conv3d:
+    """A convolution that starts as the middle slice: a correlation with it matches untrained."""
+    nn.init.dirac_(flatten.weight)
+    nn.init.zeros_(flatten.bias)  # type: ignore[arg-type]
+    return flatten
 
 
 def _halves(kernel: Triple) -> Triple:
