@@ -21,6 +21,7 @@ from tlt.registration.gauss_newton import PRIOR, design_matrix, refine, to_affin
 from tlt.registration.mattes import register_mattes
 from tlt.registration.pyramid import Level, pyramid
 from tlt.registration.result import (
+    OVERLAP_OK,
     PRONE,
     SIMILARITY_SURE,
     Registration,
@@ -85,6 +86,8 @@ def _second_opinion(
         ("mattes-mi", register_mattes(fixed[0], moving[0])),
         ("none", AffineTransform(np.eye(3), shift)),
     ]
+    if first.overlap < OVERLAP_OK:  # what both fill alike fits as well as can be in a corner
+        others.append(("l1-gauss-newton", register_l1(fixed, moving, centred=True)))
     judged = [first, *(judge(fixed[1], moving[1], found, name, start) for name, found in others)]
     return max(judged, key=_merit)
 
@@ -102,19 +105,21 @@ def register_l1(
     moving: Pyramid,
     turn: NDArray[np.float64] = SUPINE,
     prior: float = PRIOR,
+    centred: bool = False,
 ) -> AffineTransform:
     """The affine of least L1 difference, refined from coarse to fine from the best shifts.
 
     ``turn`` is the rotation (3, 3) that every start has, ``prior`` the weight of "rotation and one
-    scale".
+    scale"; ``centred`` starts where the bodies' centres meet, and nowhere else.
     """
     center = fixed[1].points_mm(fixed[1].body).mean(0)
     coarsest = _search_level(fixed, moving)
-    starts = best_shifts(fixed[coarsest], moving[coarsest], turn, STARTS)
+    best = [] if centred else best_shifts(fixed[coarsest], moving[coarsest], turn, STARTS)
+    starts = [start for _, start in best]
     if not starts:
         shift = moving[1].points_mm(moving[1].body).mean(0) - center
-        starts = [(np.inf, AffineTransform.about(turn, center, shift))]
-    theta = torch.stack([to_theta(start, center) for _, start in starts])
+        starts = [AffineTransform.about(turn, center, shift)]
+    theta = torch.stack([to_theta(start, center) for start in starts])
     for step, (iterations, keep, apart_mm, points) in enumerate(SCHEDULE):
         level = max(0, coarsest - step)
         theta, score = refine(fixed[level], moving[level], theta, center, iterations, points, prior)
