@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib
 
@@ -37,6 +38,8 @@ from tlt.volume import Volume
 
 CORONAL, AXIAL = 1, 2  # the LPS axis that a plane is perpendicular to
 HALF_MM = 150.0
+NAMES = {CORONAL: "coronal", AXIAL: "axial"}
+TITLE_LETTERS = 40  # that fit above an image
 LOW_HU, HIGH_HU = -1000.0, 300.0
 CROSS, LOOKALIKE = "#4cf", "#fb3"
 View = tuple[Volume, np.ndarray, int, str]
@@ -62,7 +65,8 @@ def draw(place, view: View, low_hu: float = LOW_HU) -> None:
     """One image with its title."""
     volume, center, normal, title = view
     place.imshow(plane(volume, center, normal), "gray", vmin=low_hu, vmax=HIGH_HU)
-    place.set_title(title, color="white", fontsize=8)
+    lines = [part for line in title.splitlines() for part in wrap(line, TITLE_LETTERS)]
+    place.set_title("\n".join(lines), color="white", fontsize=8)
     place.set_facecolor("#1d2530")
     place.set_xticks([])
     place.set_yticks([])
@@ -81,7 +85,7 @@ def drawn(study: SimulatedStudy) -> str:
     pair = study.parameters
     words = [f"{study.followup.grid.spacing_mm[2]:g} mm slices"]
     if pair.motion.slide is not None:
-        words.append(f"sliding {pair.motion.slide.amplitude_mm:.1f} mm")
+        words.append(f"sliding {round(pair.motion.slide.amplitude_mm, 1) + 0.0:g} mm")  # no -0
     about = pair.followup.surroundings
     if about is not None:
         words.append("another couch" if about.couch else "couch moved" if about.kept else "bare")
@@ -101,8 +105,8 @@ def pairs_figure(volume: Volume, seeds: Sequence[int]):
             (image, center, normal, title)
             for normal in (CORONAL, AXIAL)
             for image, center, title in (
-                (study.baseline, here, f"baseline, seed {seed}"),
-                (study.followup, there, drawn(study)),
+                (study.baseline, here, f"{NAMES[normal]}, baseline\nseed {seed}"),
+                (study.followup, there, f"{NAMES[normal]}, follow-up\n{drawn(study)}"),
             )
         ]
         for place, view in zip(row, views, strict=True):
