@@ -39,7 +39,7 @@ class DetectorConfig(BackboneConfig):
 
     sources: tuple[str, ...] = ("all",)
     head: int = 32
-    least: float = 0.05
+    least: float = 0.02
     overlap: float = 0.2
     mine_after: int = 0
     mine_from: float = 0.5

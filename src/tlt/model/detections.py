@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CANDIDATES = 100  # peaks of one heat map that are decoded
+CANDIDATES = 300  # peaks of one heat map that are decoded
 LEAST_HALF_MM = 1.0  # of a decoded box: a face that is regressed beyond its opposite has no lesion
 
 
