@@ -8,18 +8,18 @@ classical bar: no learning, and the whole common field of view instead of the le
 from __future__ import annotations
 
 import io
-from types import ModuleType
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from tlt.errors import ModelError, TltError
+from tlt.errors import TltError
 from tlt.systems.base import AlignedPair, Location, Progress
-from tlt.systems.warp import WHOLE_MM, Warp, clipped, followed, seen_by_both
+from tlt.systems.warp import WHOLE_MM, Warp, box_of, clipped, followed, load_optional, seen_by_both
 from tlt.volume import AIR_HU, Volume, to_sitk
+
+PACKAGE = "picsl_greedy"
 
 # Chosen on simulated pairs of the training CTs (docs/decisions/0009): weighted NCC, radius in
 # voxels; iterations from the coarsest level to 2 mm; smoothing of a step and of the warp.
@@ -44,7 +44,7 @@ class GreedySystem:
 
     def __init__(self, setting: str = SETTING) -> None:
         self.setting = setting
-        load_greedy()  # a missing package is said before any image is read
+        load_optional(PACKAGE, self.name)  # a missing one is said before any image is read
 
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
         """The priors moved by the warp.
@@ -91,7 +91,7 @@ def register_greedy(template: Volume, search: Volume, setting: str = SETTING) ->
 
 def _common_box(seen: NDArray[np.bool_]) -> tuple[tuple[slice, ...], NDArray[np.int64]]:
     """The box of what both saw, and voxels (3, 2) to add before and after it on each axis."""
-    box = ndimage.find_objects(seen.astype(np.uint8))[0]
+    box = box_of(seen)
     lacking = np.maximum(LEAST_VOXELS - np.array(seen[box].shape), 0)
     return box, np.stack([lacking // 2, lacking - lacking // 2], -1)
 
@@ -102,7 +102,7 @@ def _run(setting: str, images: dict[str, sitk.Image]) -> NDArray[np.float32]:
     It prints whatever ``-V`` says, so what it prints goes into a text that nobody reads: the
     standard output is the user's.
     """
-    greedy = load_greedy().Greedy3D()
+    greedy = load_optional(PACKAGE, GreedySystem.name).Greedy3D()
     said = io.StringIO()
     threads = torch.get_num_threads()
     command = f"-i fixed moving -gm mask {setting} {REPEATABLE} -o warp -threads {threads} -V 0"
@@ -119,19 +119,3 @@ def _run(setting: str, images: dict[str, sitk.Image]) -> NDArray[np.float32]:
 def _failure(reason: str) -> str:
     one_line = " ".join(reason.split())
     return f"greedy could not register the pair: {one_line}; take another --tracker"
-
-
-def load_greedy() -> ModuleType:
-    """The package picsl_greedy.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        import picsl_greedy
-    except ImportError as error:
-        raise ModelError(
-            "the tracker 'greedy' needs the package picsl_greedy: "
-            "pip install 'transformer-lesion-tracker[registration]'"
-        ) from error
-    return picsl_greedy

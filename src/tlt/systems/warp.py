@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from tlt.errors import ModelError
 from tlt.geometry import Grid, Points
 from tlt.systems.base import AlignedPair, Location
 from tlt.systems.patch import HIGH_HU, LOW_HU, correlate, tones
@@ -64,6 +68,26 @@ def followed(pair: AlignedPair, warp: Warp) -> list[Location]:
 def seen_by_both(template: Volume, search: Volume) -> NDArray[np.bool_]:
     """Voxels (D, H, W) that both scanners saw, of two images on the same grid; NaN is unseen."""
     return ~np.isnan(template.voxels) & ~np.isnan(search.voxels)
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds all that is true in a mask; something must be."""
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
+
+
+def load_optional(package: str, tracker: str) -> ModuleType:
+    """A package of the extra ``registration`` that a tracker is made of.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ModelError(
+            f"the tracker '{tracker}' needs the package {package}: "
+            "pip install 'transformer-lesion-tracker[registration]'"
+        ) from error
 
 
 def clipped(volume: Volume) -> NDArray[np.float32]:
