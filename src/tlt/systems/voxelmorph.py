@@ -12,13 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from tlt.model.weights import LoadedModel, inference_network
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.network import seen_through
-from tlt.systems.warp import WHOLE_MM, Warp, followed, seen_by_both
+from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, seen_by_both
 from tlt.volume import AIR_HU, Volume
 
 AROUND_MM = 32.0  # of the follow-up about what both scans show: what moved out of the baseline's
@@ -73,15 +72,13 @@ class VoxelMorphSystem:
 
         It does not depend on the grid, which depends on the lesions.
         """
-        both = _bounds(seen_by_both(template, search))
-        if both is None:
+        both = seen_by_both(template, search)
+        if not both.any():
             return None
-        own = _bounds(~np.isnan(search.voxels))
-        assert own is not None
         around = round(AROUND_MM / self.spacing_mm)
         return tuple(
-            slice(max(b.start - around, o.start), min(b.stop + around, o.stop))
-            for b, o in zip(both, own, strict=True)
+            slice(max(common.start - around, own.start), min(common.stop + around, own.stop))
+            for common, own in zip(box_of(both), box_of(~np.isnan(search.voxels)), strict=True)
         )
 
     def _tiles(self, shape_zyx: torch.Size) -> Iterator[tuple[int, int, slice]]:
@@ -105,9 +102,3 @@ class VoxelMorphSystem:
     def _tensor(self, voxels: NDArray[np.float32]) -> Tensor:
         air = np.nan_to_num(voxels, nan=AIR_HU)
         return torch.from_numpy(air)[None, None].to(self.device)
-
-
-def _bounds(seen: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """The box of what was seen."""
-    boxes = ndimage.find_objects(seen.astype(np.uint8))
-    return boxes[0] if boxes else None
