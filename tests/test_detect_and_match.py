@@ -98,6 +98,19 @@ def test_the_candidate_most_like_the_lesion_is_the_answer_however_far() -> None:
     )
 
 
+def test_lesions_are_found_together_as_one_by_one() -> None:
+    places = (34.0, 30.0, 30.0), (60.0, 40.0, 30.0), (110.0, 80.0, 50.0)
+    pair = pair_of(dict(zip(places, (400.0, 190.0, 110.0), strict=True)))
+    together = knowing(candidates(*places)).locate(pair)
+    for index, one in enumerate(together):
+        part = slice(index, index + 1)
+        own = replace(pair, prior_mm=pair.prior_mm[part], radius_mm=pair.radius_mm[part])
+        (alone,) = knowing(candidates(*places)).locate(own)
+        assert tuple(one.center_mm) == tuple(alone.center_mm)
+        assert one.evidence == pytest.approx(alone.evidence, abs=1e-6)
+    assert tuple(together[0].center_mm) != tuple(together[1].center_mm)
+
+
 def test_a_reach_leaves_out_what_lies_beyond_it() -> None:
     far, near = (110.0, 80.0, 50.0), (34.0, 30.0, 30.0)
     pair = pair_of({far: 110.0, near: 400.0})

@@ -195,7 +195,9 @@ def test_near_field_of_view_by_hand() -> None:
     assert near.tolist() == [False, True, True, True, True, False]
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# Untrained, all embeddings are alike to the seventh digit, and rounding decides which is nearest;
+# test_detect_and_match has the same test with candidates that differ.
+@pytest.mark.parametrize("name", [n for n in SYSTEMS if n != "vuld-lesanet"])
 def test_many_lesions_are_tracked_as_one_by_one(name: str) -> None:
     system = SYSTEMS[name]()
     together = track(system).matches
