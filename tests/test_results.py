@@ -17,12 +17,14 @@ from tlt.io.results import (
     build_result,
     read_json,
     result_schema,
+    size_facts,
+    size_of,
     to_csv,
     to_json,
     write_csv,
     write_json,
 )
-from tlt.lesion import Status
+from tlt.lesion import Axis, Size, Status
 
 SOFTWARE = Software(version="1.2.3", tracker="tlt", model="tlt-ct", weights_sha256="ab" * 32)
 STATUSES = (Status.FOUND, Status.NOT_FOUND, Status.OUTSIDE_FOV)
@@ -81,7 +83,10 @@ def test_json_holds_each_lesion_with_its_distance_from_the_prior(result):
         "id": "L1",
         "label": "nodule",
         "tracking_uid": LESIONS[0].tracking_uid,
-        "baseline": {"center_mm": [-20.0, -10.0, -50.0], "radius_mm": 8.0},
+        "site": "",
+        "nodal": False,
+        "role": "undecided",
+        "baseline": {"center_mm": [-20.0, -10.0, -50.0], "radius_mm": 8.0, "size": None},
         "followups": [
             {
                 "status": "found",
@@ -90,6 +95,9 @@ def test_json_holds_each_lesion_with_its_distance_from_the_prior(result):
                 "confidence": 0.9,
                 "prior_center_mm": [-20.0, -10.0, -50.0],
                 "prior_distance_mm": round(math.sqrt(4**2 + 6**2 + 9**2), 3),
+                "size": None,
+                "size_note": "",
+                "review": None,
             }
         ],
     }
@@ -181,3 +189,12 @@ def test_schema_asks_for_every_field():
     for part in schema["$defs"].values():
         assert set(part.get("required", ())) == set(part.get("properties", ()))
     json.dumps(schema)
+
+
+def test_sizes_come_back_from_the_result() -> None:
+    size = Size(Axis((0, 0, 5), (30, 0, 5)), Axis((15, -10, 5), (15, 10, 5)), 6283.2, note="")
+    facts = size_facts(size)
+    assert (facts.long_mm, facts.short_mm) == (30, 20)
+    assert size_of(facts) == size
+    only_long = Size(Axis((0, 0, 5), (3, 4, 5)), by_reader=True, doubtful=True, note="cut off")
+    assert size_of(size_facts(only_long)) == only_long

@@ -13,6 +13,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tlt.geometry import Triple
 from tlt.io.files import atomic_write
-from tlt.lesion import Lesion, Match, Status
+from tlt.lesion import Axis, Lesion, Match, Role, Size, Status
 from tlt.volume import Volume
 
 if TYPE_CHECKING:
@@ -76,15 +77,51 @@ class Followup(Image):
     seconds: Length
 
 
+class SizeFacts(_Model):
+    """Diameters in one axial slice, each as two points and as a length, and the volume."""
+
+    long_axis: tuple[Triple, Triple]
+    short_axis: tuple[Triple, Triple] | None = None
+    long_mm: Length
+    short_mm: Length | None = None
+    volume_mm3: Length | None = None
+    by_reader: bool = False
+    doubtful: bool = False
+    note: str = ""
+
+
+class Decision(str, Enum):
+    """What a reader made of a match."""
+
+    ACCEPTED = "accepted"
+    MOVED = "moved"
+    REJECTED = "rejected"
+    LOST = "lost"
+
+
+class Review(_Model):
+    """A reader's word on a match: what, who, and when (ISO 8601, UTC)."""
+
+    decision: Decision
+    by: str
+    at: str
+    note: str = ""
+
+
 class LesionAtBaseline(_Model):
     """The lesion as it was marked."""
 
     center_mm: Triple
     radius_mm: Length
+    size: SizeFacts | None = None
 
 
 class LesionAtFollowup(_Model):
-    """The lesion as it was found; no centre (null) means outside the field of view."""
+    """The lesion as it was found; no centre (null) means outside the field of view.
+
+    Without a ``size``, ``size_note`` says why it is left to the reader. ``review`` is null until a
+    reader has decided.
+    """
 
     status: Status
     center_mm: Triple | None
@@ -92,6 +129,9 @@ class LesionAtFollowup(_Model):
     confidence: Fraction
     prior_center_mm: Triple
     prior_distance_mm: Length | None
+    size: SizeFacts | None = None
+    size_note: str = ""
+    review: Review | None = None
 
     @model_validator(mode="after")
     def _center_unless_outside(self) -> LesionAtFollowup:
@@ -109,6 +149,9 @@ class LesionResult(_Model):
     id: str
     label: str
     tracking_uid: str
+    site: str = ""
+    nodal: bool = False
+    role: Role = Role.UNDECIDED
     baseline: LesionAtBaseline
     followups: list[LesionAtFollowup]
 
@@ -279,8 +322,13 @@ def _lesion_result(lesion: Lesion, matches: Sequence[Match]) -> LesionResult:
         id=lesion.id,
         label=lesion.label,
         tracking_uid=lesion.tracking_uid,
+        site=lesion.site,
+        nodal=lesion.nodal,
+        role=lesion.role,
         baseline=LesionAtBaseline(
-            center_mm=_rounded(lesion.center_mm), radius_mm=round(lesion.radius_mm, 3)
+            center_mm=_rounded(lesion.center_mm),
+            radius_mm=round(lesion.radius_mm, 3),
+            size=None if lesion.size is None else size_facts(lesion.size),
         ),
         followups=[_lesion_at_followup(match) for match in matches],
     )
@@ -295,7 +343,40 @@ def _lesion_at_followup(match: Match) -> LesionAtFollowup:
         confidence=round(float(match.confidence), 4),
         prior_center_mm=_rounded(match.prior_center_mm),
         prior_distance_mm=None if distance is None else round(distance, 3),
+        size=None if match.size is None else size_facts(match.size),
+        size_note=match.size_note,
     )
+
+
+def size_facts(size: Size) -> SizeFacts:
+    """A size as the result tells it."""
+    short, volume = size.short_axis, size.volume_mm3
+    return SizeFacts(
+        long_axis=_ends(size.long_axis),
+        short_axis=None if short is None else _ends(short),
+        long_mm=round(size.long_axis.length_mm, 3),
+        short_mm=None if short is None else round(short.length_mm, 3),
+        volume_mm3=None if volume is None else round(volume, 1),
+        by_reader=size.by_reader,
+        doubtful=size.doubtful,
+        note=size.note,
+    )
+
+
+def size_of(facts: SizeFacts) -> Size:
+    """The size that a result tells."""
+    return Size(
+        long_axis=Axis(*facts.long_axis),
+        short_axis=None if facts.short_axis is None else Axis(*facts.short_axis),
+        volume_mm3=facts.volume_mm3,
+        by_reader=facts.by_reader,
+        doubtful=facts.doubtful,
+        note=facts.note,
+    )
+
+
+def _ends(axis: Axis) -> tuple[Triple, Triple]:
+    return _rounded(axis.start_mm), _rounded(axis.end_mm)
 
 
 def share(value: float | None) -> str:
