@@ -139,7 +139,7 @@ REAPPEARED = Rule(
 BEST = Rule(
     "4.4.3",
     "The best overall response is the best one from the start until progression; stable disease "
-    "counts only after the minimum time from baseline that the protocol sets (mostly 6 to 8 weeks).",
+    "counts only after the minimum time from baseline that the protocol sets (often 6 to 8 weeks).",
 )
 CONFIRMED = Rule(
     "4.4.3, Table 3; 4.6.1",
