@@ -24,7 +24,8 @@ def assess(result: Result, entries: Entries | None = None) -> Assessment:
     entries = entries or Entries()
     _check(result, entries)
     slice_mm = exact(result.baseline.spacing_mm[2])
-    candidates = [_candidate(lesion, entries) for lesion in result.lesions]
+    guessed = any("no radius for" in warning for warning in result.warnings)
+    candidates = [_candidate(lesion, entries, guessed) for lesion in result.lesions]
     parts = assign(candidates, slice_mm)
     lesions = _lesions(result, candidates, parts)
     targets = [lesion for lesion in lesions if lesion.part is Part.TARGET]
@@ -100,7 +101,7 @@ def _check_known(where: str, given: Mapping[str, object], ids: set[str]) -> None
         )
 
 
-def _candidate(lesion: LesionResult, entries: Entries) -> Candidate:
+def _candidate(lesion: LesionResult, entries: Entries, guessed: bool) -> Candidate:
     """The lesion, with what the entries say of it instead of the result."""
     entry = entries.lesions.get(lesion.id, LesionEntry())
     nodal = lesion.nodal if entry.nodal is None else entry.nodal
@@ -109,7 +110,7 @@ def _candidate(lesion: LesionResult, entries: Entries) -> Candidate:
         site=(lesion.site if entry.site is None else entry.site).strip(),
         nodal=nodal,
         role=lesion.role if entry.role is None else entry.role,
-        baseline=at_baseline(lesion.id, nodal, lesion.baseline, entry),
+        baseline=at_baseline(lesion.id, nodal, lesion.baseline, entry, guessed),
     )
 
 

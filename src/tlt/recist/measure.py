@@ -20,6 +20,10 @@ from tlt.recist.entries import Finding, Judgement, LesionEntry
 from tlt.recist.rules import Rule
 
 
+# What tlt.io.lesions takes where a file gives no radius.
+GUESSED_RADIUS_MM = 10.0
+
+
 class State(str, Enum):
     """What is known of a lesion at a time point."""
 
@@ -50,6 +54,7 @@ class Measurement:
         by: ``reader`` or ``tlt``.
         seen: a reader has looked at it.
         doubtful: measured by `tlt`, which doubts it.
+        from_radius: twice the radius; no axis was drawn or measured.
         parts_mm: the diameters that were added.
         merged_into: the lesion that it has grown together with.
         note: remarks of the reader or of `tlt`.
@@ -64,6 +69,7 @@ class Measurement:
     by: str = "tlt"
     seen: bool = False
     doubtful: bool = False
+    from_radius: bool = False
     parts_mm: tuple[Exact, ...] = ()
     merged_into: str = ""
     note: str = ""
@@ -72,13 +78,19 @@ class Measurement:
 
 
 def at_baseline(
-    lesion_id: str, nodal: bool, found: LesionAtBaseline, entry: LesionEntry
+    lesion_id: str, nodal: bool, found: LesionAtBaseline, entry: LesionEntry, guessed: bool = False
 ) -> Measurement:
-    """The lesion at baseline; without axes the long axis is twice the radius."""
+    """The lesion at baseline; without axes the long axis is twice the radius.
+
+    ``guessed`` says that the run had to take a default for some radius; a lesion of that radius
+    has then no diameter.
+    """
     if entry.diameter_mm is not None:
         value = exact(entry.diameter_mm)
         return _by_reader(lesion_id, State.MEASURED, value, axis_rule(nodal), entry.note)
-    return _by_tlt(lesion_id, nodal, found.size, found.radius_mm, "", seen=False)
+    guess = guessed and found.size is None and found.radius_mm == GUESSED_RADIUS_MM
+    radius_mm, note = (None, "its radius was not given") if guess else (found.radius_mm, "")
+    return _by_tlt(lesion_id, nodal, found.size, radius_mm, note, seen=False)
 
 
 def at_followup(
@@ -258,6 +270,7 @@ def _by_tlt(
         by="reader" if by_reader else "tlt",
         seen=seen or by_reader,
         doubtful=doubtful,
+        from_radius=size is None,
         note=remark,
         needs_size="the measured size is doubtful; measure it" if doubtful else "",
     )

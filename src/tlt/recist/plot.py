@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -76,7 +77,7 @@ def _style(axes: Axes, a: Assessment, colors: Colors) -> None:
     axes.grid(axis="y", color=colors.line, linewidth=0.8)
     axes.set_axisbelow(True)
     places, by_day = _places(a), all(point.day is not None for point in a.time_points)
-    axes.set_xlim(-0.08 * places[-1], 1.08 * places[-1])
+    axes.set_xlim(-0.08 * places[-1], places[-1] + 0.5 * (places[-1] - places[-2]))
     numbers = ["baseline", *(f"{point.followup}" for point in a.time_points)]
     axes.set_xticks(places, [f"{p:.0f}" for p in places] if by_day else numbers)
     label = "days from baseline" if by_day else "follow-up"
@@ -95,15 +96,10 @@ def _draw_sum(axes: Axes, a: Assessment, colors: Colors) -> None:
     pr = float(baseline * (100 + PR_PERCENT) / 100)
     axes.axhline(pr, color=colors.better, linestyle="--", linewidth=1.3, label="-30 % of baseline")
     limits = [_pd_limit(point.sums.nadir_mm) for point in a.time_points]
-    axes.step(
-        places,
-        [limits[0], *limits],
-        where="pre",
-        color=colors.worse,
-        linestyle="--",
-        linewidth=1.3,
-        label="+20 %, and 5 mm, over the smallest",
-    )
+    half = 0.45 * min(b - a for a, b in itertools.pairwise(places))
+    starts, ends = [p - half for p in places[1:]], [p + half for p in places[1:]]
+    label = "+20 %, and 5 mm, over the smallest before"
+    axes.hlines(limits, starts, ends, colors=colors.worse, linestyles="--", lw=1.3, label=label)
     _line(axes, places, sums, colors.text, "o", "sum", 2.2)
     for place, value, point in zip(places[1:], sums[1:], a.time_points, strict=True):
         shown = point.overall.response.value + ("?" if point.preliminary else "")
@@ -111,6 +107,7 @@ def _draw_sum(axes: Axes, a: Assessment, colors: Colors) -> None:
         axes.annotate(
             shown, (place, height), (0, 9), textcoords="offset points", ha="center",
             color=colors.text, fontsize=9, fontweight="bold",
+            bbox={"facecolor": colors.card, "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
         if value is None:
             axes.plot([place], [height], "o", mfc="none", color=colors.faint, label="not complete")

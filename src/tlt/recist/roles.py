@@ -40,10 +40,14 @@ class Candidate:
 
     @property
     def organ(self) -> str:
-        """What counts as one organ: all nodes; both of a pair; empty if the site is unknown."""
+        """What counts as one organ: all nodes; both of a pair; empty if the site is unknown.
+
+        A site says the organ first: ``liver, segment 7`` and ``Liver (dome)`` are one organ.
+        """
         if self.nodal:
             return NODES
-        return " ".join(re.sub(r"\b(left|right|l|r)\b", " ", self.site.lower()).split())
+        organ = re.split(r"[,;(/]", self.site.lower())[0]
+        return " ".join(re.sub(r"\b(left|right)\b", " ", organ).split())
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ NO_BASELINE = Rule(
     "4.2", "Without the baseline diameter of every target there is no sum to compare with."
 )
 NO_TARGETS = Rule("4.2", "There are no target lesions, so there is no target response.")
+PRESENCE = Rule(
+    "4.2, 4.3.3",
+    "A non-target lesion need not be measured: it is there, gone, or unequivocally worse; a node "
+    "counts as gone below 10 mm.",
+)
 NON_TARGET_CR = Rule(
     "4.3.3",
     "Complete response of non-targets: all have disappeared, and all nodes have a short axis below "

@@ -20,6 +20,7 @@ from tlt.recist.rules import Rule
 
 DOUBTFUL = Rule(rules.OURS, "Measured by tlt, which doubts the size: a reader must measure it.")
 UNSEEN = Rule(rules.OURS, "Measured by tlt; no reader has looked at it.")
+FROM_RADIUS = Rule(rules.OURS, "Twice the radius of the lesion; no axis was drawn or measured.")
 READER = Rule(rules.OURS, "Entered or measured by a reader.")
 
 # The marks beside a diameter; the legend tells those that occur.
@@ -63,9 +64,10 @@ RESPONSE_WORDS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A lesion at a time point, as a table shows it: text, marks, and why."""
+    """A lesion at a time point, as a table shows it: text, its parts, marks, and why."""
 
     text: str
+    parts: str = ""
     marks: tuple[str, ...] = ()
     why: str = ""
     needs_review: bool = False
@@ -121,8 +123,9 @@ def _csv_rows(a: Assessment) -> Iterator[dict[str, object]]:
             "day": "" if point.day is None else point.day,
         }
         for lesion, m in zip(a.lesions, point.measurements, strict=True):
-            note = "; ".join(text for text in (m.needs_review, m.needs_size, m.note) if text)
-            yield {**at, **_csv_lesion(lesion, m), **_quoted(m.rule, note)}
+            if lesion.part is not Part.NORMAL_NODE:
+                note = "; ".join([*needs(lesion, m), *([m.note] if m.note else [])])
+                yield {**at, **_csv_lesion(lesion, m), **_quoted(rule_of(lesion, m), note)}
         for row in _csv_point(point):
             yield {**at, **row}
     for kind, decided in (("best_response", a.best), ("confirmed_best_response", a.confirmed)):
@@ -142,7 +145,7 @@ def _csv_lesion(lesion: FollowedLesion, m: Measurement) -> dict[str, object]:
         "value": "" if m.diameter_mm is None else mm_text(m.diameter_mm),
         "unit": "mm",
         "state": state,
-        "marks": " ".join(_marks(m)),
+        "marks": " ".join(marks(lesion, m)),
     }
 
 
@@ -162,10 +165,10 @@ def _csv_point(point: TimePoint) -> Iterator[dict[str, object]]:
         if value is not None:
             shown = percent_text(value).removesuffix(" %")
             yield {"kind": kind, "value": shown, "unit": "%"}
-    preliminary = _yes(point.preliminary)
-    yield {**_csv_decided("target_response", point.target), "preliminary": preliminary}
-    yield {**_csv_decided("non_target_response", point.non_target), "preliminary": preliminary}
-    yield {**_csv_decided("overall_response", point.overall), "preliminary": preliminary}
+    yield _csv_decided("target_response", point.target)
+    yield _csv_decided("non_target_response", point.non_target)
+    overall = _csv_decided("overall_response", point.overall)
+    yield {**overall, "preliminary": _yes(point.preliminary)}
 
 
 def _csv_decided(kind: str, decided: Decided) -> dict[str, object]:
@@ -191,28 +194,49 @@ def cell(lesion: FollowedLesion, m: Measurement) -> Cell:
         text = f"with {m.merged_into}"
     else:
         text = value or STATE_WORDS.get(m.state, m.state.value)
-    if m.parts_mm:
-        text += f" ({' + '.join(mm_text(part) for part in m.parts_mm)})"
-    needs = [need for need in (m.needs_review, m.needs_size) if need]
-    if lesion.part is not Part.TARGET and not m.doubtful:
-        needs = [m.needs_review] if m.needs_review else []
-    why = "; ".join([f"{m.rule.cited}: {m.rule.text}", *needs, *([m.note] if m.note else [])])
-    return Cell(text, _marks(m), why, bool(needs))
+    parts = " + ".join(mm_text(part) for part in m.parts_mm)
+    open_ = needs(lesion, m)
+    rule = rule_of(lesion, m)
+    why = "; ".join([f"{rule.cited}: {rule.text}", *open_, *([m.note] if m.note else [])])
+    return Cell(text, parts, marks(lesion, m), why, bool(open_))
 
 
-def _marks(m: Measurement) -> tuple[str, ...]:
-    marks = [MARKS[m.state][0]] if m.state in MARKS else []
-    if m.state is State.MEASURED:
-        marks += ["r"] if m.by == "reader" else [] if m.seen else ["a"]
-    return (*marks, *(["d"] if m.doubtful else []))
+def rule_of(lesion: FollowedLesion, m: Measurement) -> Rule:
+    """The rule that decides what a lesion counts as."""
+    plain = (State.MEASURED, State.PRESENT, State.UNMEASURED, State.TOO_SMALL, State.GONE)
+    return rules.PRESENCE if lesion.part is Part.NON_TARGET and m.state in plain else m.rule
+
+
+def needs(lesion: FollowedLesion, m: Measurement) -> list[str]:
+    """What a reader must do; a lesion need only be measured where its diameter counts."""
+    measured = lesion.part is Part.TARGET or (lesion.nodal and m.doubtful)
+    return [need for need in (m.needs_review, m.needs_size if measured else "") if need]
+
+
+def marks(lesion: FollowedLesion, m: Measurement) -> tuple[str, ...]:
+    """The marks of a lesion at a time point, in the order of the legend."""
+    uncounted = lesion.part is not Part.TARGET and m.state is State.UNMEASURED
+    found = [MARKS[m.state][0]] if m.state in MARKS and not uncounted else []
+    if m.state is State.MEASURED and m.by == "reader":
+        found.append("r")
+    elif m.state is State.MEASURED and not m.seen and not m.from_radius:
+        found.append("a")
+    if m.state is State.MEASURED and m.from_radius:
+        found.append("b")
+    return (*found, *(("d",) if m.doubtful else ()))
 
 
 def legend(assessment: Assessment) -> list[tuple[str, Rule]]:
     """The marks that occur, each with its rule."""
-    every = [lesion.baseline for lesion in assessment.lesions]
-    every += [m for point in assessment.time_points for m in point.measurements]
-    used = {mark for m in every for mark in _marks(m)}
-    known = [("a", UNSEEN), ("r", READER), ("d", DOUBTFUL), *MARKS.values()]
+    pairs = [(lesion, lesion.baseline) for lesion in assessment.lesions]
+    for point in assessment.time_points:
+        pairs += [
+            (lesion, m)
+            for lesion, m in zip(assessment.lesions, point.measurements, strict=True)
+            if lesion.part is not Part.NORMAL_NODE
+        ]
+    used = {mark for lesion, m in pairs for mark in marks(lesion, m)}
+    known = [("a", UNSEEN), ("b", FROM_RADIUS), ("r", READER), ("d", DOUBTFUL), *MARKS.values()]
     return [(mark, rule) for mark, rule in known if mark in used]
 
 

@@ -27,7 +27,8 @@ class _Before:
     Attributes:
         nadir_mm: their smallest sum; None without a sum at baseline.
         nadir_followup: where it was.
-        doubts: why their sums are not final.
+        doubts: why the sum at baseline is not final.
+        open: the follow-ups whose targets need review.
         last: each lesion when it was last judged.
         complete: the follow-up with an overall complete response.
     """
@@ -36,6 +37,7 @@ class _Before:
     nadir_followup: int
     doubts: tuple[str, ...]
     last: Mapping[str, Measurement]
+    open: tuple[int, ...] = ()
     complete: int | None = None
 
 
@@ -107,7 +109,7 @@ def _time_point(
     non_target = criteria.non_target_response([presence(m, x.nodal) for x, m in others])
     back = _back(targets, others) if before.complete else []
     overall = _overall(target, non_target, new, [x.id for x in back], before)
-    needs = [*_needs(targets, others), *before.doubts]
+    needs = [*_needs(targets, others), *(_inherited(before) if targets else ())]
     if back and overall.rule is rules.REAPPEARED and all(lesion.nodal for lesion in back):
         needs.append("only nodes are there again; image again before progression is called")
     settled = non_target.response is Response.PD or _state_of(new) is NewLesions.YES
@@ -188,19 +190,27 @@ def _needs(targets: Pairs, others: Pairs) -> list[str]:
     return needs
 
 
+def _inherited(before: _Before) -> list[str]:
+    """What earlier time points leave open: they give the sums to compare with."""
+    if not before.open:
+        return list(before.doubts)
+    numbers = ", ".join(map(str, before.open))
+    return [*before.doubts, f"the smallest sum may change with the review of follow-up {numbers}"]
+
+
 def _after(before: _Before, point: TimePoint, pairs: Pairs) -> _Before:
     """What the next time point starts from."""
     sum_mm, nadir_mm = point.sums.sum_mm, before.nadir_mm
     lower = sum_mm is not None and nadir_mm is not None and sum_mm < nadir_mm
     open_ = any(m.needs_review or m.needs_size for x, m in pairs if x.part is Part.TARGET)
-    doubt = f"follow-up {point.followup} needs review, so the smallest sum may change"
     judged = {m.lesion_id: m for _, m in pairs if m.state not in UNKNOWN}
     complete = point.followup if point.overall.response is Response.CR else None
     return _Before(
         nadir_mm=sum_mm if lower else nadir_mm,
         nadir_followup=point.followup if lower else before.nadir_followup,
-        doubts=(*before.doubts, *([doubt] if open_ else [])),
+        doubts=before.doubts,
         last={**before.last, **judged},
+        open=(*before.open, point.followup) if open_ else before.open,
         complete=before.complete or complete,
     )
 
