@@ -346,8 +346,9 @@ def test_targets_are_proposed_by_the_rule_and_said_to_be():
     assert a.targets_proposed
     assert "proposed by the rule, not chosen" in a.notices[0]
     assert {x.id: x.rule for x in a.lesions}["lung2"] is rules.MEASURABLE
-    assert "largest" in {x.id: x.because for x in a.lesions}["big3"] or "larger" in (
-        {x.id: x.because for x in a.lesions}["big3"]
+    assert (
+        "largest" in {x.id: x.because for x in a.lesions}["big3"]
+        or "larger" in ({x.id: x.because for x in a.lesions}["big3"])
     )
 
 

@@ -152,9 +152,7 @@ def _read_result(path: Path) -> Result:
     try:
         return read_json(path)
     except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: no result.json of tlt track; give the folder it wrote"
-        ) from error
+        raise InputError(f"{path}: not what tlt track writes; give its folder") from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: {reason}; give the folder that tlt track wrote") from error

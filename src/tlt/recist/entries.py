@@ -211,7 +211,9 @@ def to_json(entries: Entries) -> str:
 
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong, and where."""
-    first = error.errors(include_url=False)[0]
+    every = error.errors(include_url=False)
+    # An unknown field at the top says that it is another kind of file.
+    first = next((e for e in every if e["type"] == "extra_forbidden"), every[0])
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -19,7 +19,6 @@ from tlt.recist.criteria import NORMAL_NODE_MM, TOO_SMALL_MM, Exact, Presence
 from tlt.recist.entries import Finding, Judgement, LesionEntry
 from tlt.recist.rules import Rule
 
-
 # What tlt.io.lesions takes where a file gives no radius.
 GUESSED_RADIUS_MM = 10.0
 
