@@ -55,7 +55,7 @@ def test_the_smallest_sum_is_that_of_all_earlier_time_points():
 def test_growth_from_a_baseline_that_is_the_smallest_sum():
     a = assess(make_result(lesion("L", 50, 60)))
     assert overall(a) == [PD]
-    assert a.time_points[0].overall.rule is rules.TABLE_1
+    assert a.time_points[0].overall.rule is rules.TABLE_1_PD
     assert a.time_points[0].target.rule is rules.TARGET_PD
     assert "+20.0 %, +10.0 mm" in a.time_points[0].target.because
 
@@ -199,6 +199,11 @@ def test_merged_lesions_count_once_and_stay_merged():
     assert sums(a) == [45, 20, 0]
     assert overall(a) == [SD, PR, CR]
     assert a.time_points[1].measurements[1].merged_into == "A"
+    other = make_result(lesion("A", 30, 30), lesion("B", 9, 9, role=OTHER))
+    with pytest.raises(InputError, match="enter B as merged into A instead"):
+        assess(other, entries({"A": {"status": "merged", "merged_into": "B"}}))
+    whole = {"A": {"diameter_mm": 45}, "B": {"status": "merged", "merged_into": "A"}}
+    assert overall(assess(other, entries(whole))) == [PD]
     apart = assess(result, entries(merged, {"B": {"diameter_mm": 15}}))
     assert sums(apart) == [45, 35, 20]
 
@@ -237,6 +242,10 @@ def test_the_tracker_alone_does_not_bring_a_lesion_back():
     assert overall(a) == [CR, NE, PD]
     assert a.time_points[1].measurements[0].state is State.UNCONFIRMED
     assert a.time_points[1].preliminary
+    unseen = found(status="outside_fov")
+    for between in (found(12), unseen):
+        later = assess(make_result(lesion("A", 30, gone(), between, found(12))))
+        assert overall(later) == [CR, NE, NE]
 
 
 # Non-targets and new lesions

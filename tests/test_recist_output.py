@@ -173,7 +173,7 @@ def test_json_is_plain_numbers_and_fits_its_schema(assessment):
     assert data["time_points"][2]["sums"]["sum_mm"] is None
     assert data["time_points"][0]["overall"] == {
         "response": "SD",
-        "rule": {"section": "4.4.1, Table 1", "text": rules.TABLE_1.text},
+        "rule": {"section": "4.4.1, Table 1", "text": rules.TABLE_1_SD.text},
         "because": "targets SD, non-targets Non-CR/Non-PD, new lesions no",
     }
     assert data["best"]["response"] == "PR"

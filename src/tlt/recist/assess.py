@@ -29,6 +29,7 @@ def assess(result: Result, entries: Entries | None = None) -> Assessment:
     parts = assign(candidates, slice_mm)
     lesions = _lesions(result, candidates, parts)
     targets = [lesion for lesion in lesions if lesion.part is Part.TARGET]
+    _check_merged(entries, {lesion.id for lesion in targets})
     points = time_points(result, entries, lesions)
     visits = [Visit(p.followup, p.overall.response, p.day) for p in points]
     neutral = Response.SD if targets else Response.NON_CR_NON_PD
@@ -36,7 +37,7 @@ def assess(result: Result, entries: Entries | None = None) -> Assessment:
         visits, entries.stable_days, entries.confirmation_days, neutral
     )
     first = best.progression(visits)
-    without_days = "" if confirmed else "no day or date was entered for every time point"
+    without_days = "" if confirmed else "not every time point has a day or date"
     return Assessment(
         schema_version=SCHEMA_VERSION,
         criteria=f"RECIST 1.1: {rules.SOURCE}",
@@ -89,6 +90,18 @@ def _check(result: Result, entries: Entries) -> None:
                 raise InputError(
                     f"entries: {where}: {id_} has merged into {into}, which is no other lesion of "
                     "the result; correct it"
+                )
+
+
+def _check_merged(entries: Entries, targets: set[str]) -> None:
+    """Refuse a target whose diameter would leave the sum with the lesion that it has joined."""
+    for point in entries.time_points:
+        for id_, finding in point.lesions.items():
+            into = finding.merged_into
+            if into is not None and id_ in targets and into not in targets:
+                raise InputError(
+                    f"entries: follow-up {point.followup}: target {id_} has merged into {into}, "
+                    f"which is no target; enter {into} as merged into {id_} instead"
                 )
 
 

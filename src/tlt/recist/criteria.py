@@ -162,20 +162,34 @@ def overall_response(target: Response, non_target: Response, new: NewLesions) ->
     if new is NewLesions.YES:
         return Decided(Response.PD, rules.NEW, given)
     if target is not absent:
-        return Decided(_with_targets(target, non_target), rules.TABLE_1, given)
+        return _by_table_1(target, non_target, given)
     if non_target is not absent:
-        return Decided(non_target, rules.TABLE_2, given)
+        return Decided(non_target, TABLE_2[non_target], given)
     return Decided(Response.NO_DISEASE, rules.NO_DISEASE, given)
 
 
-def _with_targets(target: Response, non_target: Response) -> Response:
+TABLE_1 = {
+    Response.CR: rules.TABLE_1_CR,
+    Response.PR: rules.TABLE_1_PR,
+    Response.SD: rules.TABLE_1_SD,
+    Response.NE: rules.TABLE_1_NE,
+}
+TABLE_2 = {
+    Response.CR: rules.TABLE_2_CR,
+    Response.NON_CR_NON_PD: rules.TABLE_2_NON_CR,
+    Response.NE: rules.TABLE_2_NE,
+    Response.PD: rules.TABLE_2_PD,
+}
+
+
+def _by_table_1(target: Response, non_target: Response, given: str) -> Decided:
     """Table 1, without new lesions."""
     if Response.PD in (target, non_target):
-        return Response.PD
+        return Decided(Response.PD, rules.TABLE_1_PD, given)
     complete = non_target in (Response.CR, Response.NOT_APPLICABLE)
     if target is Response.CR and not complete:
-        return Response.PR
-    return target
+        return Decided(Response.PR, rules.TABLE_1_HELD, given)
+    return Decided(target, TABLE_1[target], given)
 
 
 def _numbers(now_mm: Decimal, baseline_mm: Decimal, nadir_mm: Decimal) -> str:

@@ -127,10 +127,46 @@ NEW_CONFIRMED = Rule(
     "When a later scan shows that an equivocal lesion is new disease, progression is dated to the "
     "scan that showed it first.",
 )
-TABLE_1 = Rule(
-    "4.4.1, Table 1", "Overall response of a patient with target lesions, with or without others."
+TABLE_1_CR = Rule(
+    "4.4.1, Table 1",
+    "Targets and non-targets in complete response, nothing new: complete response.",
 )
-TABLE_2 = Rule("4.4.1, Table 2", "Overall response of a patient with non-target lesions only.")
+TABLE_1_HELD = Rule(
+    "4.4.1, Table 1",
+    "Targets in complete response, but non-targets persist or were not all evaluated, nothing new: "
+    "partial response.",
+)
+TABLE_1_PR = Rule(
+    "4.4.1, Table 1",
+    "Targets in partial response, non-targets without progression even if not all evaluated, "
+    "nothing new: partial response.",
+)
+TABLE_1_SD = Rule(
+    "4.4.1, Table 1",
+    "Targets stable, non-targets without progression even if not all evaluated, nothing new: "
+    "stable disease.",
+)
+TABLE_1_NE = Rule(
+    "4.4.1, Table 1",
+    "Targets not all evaluated, non-targets without progression, nothing new: not evaluable.",
+)
+TABLE_1_PD = Rule(
+    "4.4.1, Table 1",
+    "Progression of the targets, or of the non-targets, is progression whatever the others do.",
+)
+TABLE_2_CR = Rule(
+    "4.4.1, Table 2",
+    "No targets; non-targets in complete response, nothing new: complete response.",
+)
+TABLE_2_NON_CR = Rule(
+    "4.4.1, Table 2",
+    "No targets; non-targets persist without progression, nothing new: Non-CR/Non-PD. (Stable "
+    "disease is a category of targets only.)",
+)
+TABLE_2_NE = Rule(
+    "4.4.1, Table 2", "No targets; non-targets not all evaluated, nothing new: not evaluable."
+)
+TABLE_2_PD = Rule("4.4.1, Table 2", "No targets; unequivocal progression of non-targets.")
 NO_DISEASE = Rule(
     OURS,
     "No lesion is followed, so only a new lesion can change the response; RECIST 1.1 has no "
