@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -186,3 +188,12 @@ def test_the_schema_knows_every_field():
     text = json.dumps(entries_schema())
     for word in ("merged_into", "confirmation_days", "unequivocal_progression", "too_small"):
         assert word in text
+
+
+def test_the_examples_of_the_documentation_are_entries(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "recist.md").read_text("utf-8")
+    example = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1]
+    assert read_entries(put(tmp_path, example)).days() == {1: 56, 2: 112}
+    table = re.search(r"```\n(followup,.*?)```", page, re.DOTALL)[1]
+    entries = read_entries(put(tmp_path, table, "entries.csv"))
+    assert entries.at(1).new_lesions[0].site == "left adrenal"
