@@ -14,6 +14,7 @@ from tlt.cli import convert, experiment
 from tlt.cli.demo import demo
 from tlt.cli.evaluate import evaluate
 from tlt.cli.info import info
+from tlt.cli.recist import recist
 from tlt.cli.simulate import simulate
 from tlt.cli.track import TrackCommand, track
 from tlt.cli.trackers import trackers
@@ -39,6 +40,7 @@ app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(convert.app, name="convert")
+app.command("recist")(recist)
 app.command("trackers")(trackers)
 app.command("info")(info)
 app.command("demo")(demo)

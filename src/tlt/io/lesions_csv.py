@@ -1,4 +1,7 @@
-"""Lesions as CSV: ``lesion_id,x,y,z,coordinate_system,radius_mm,label``."""
+"""Lesions as CSV: ``lesion_id,x,y,z,coordinate_system,radius_mm,label``.
+
+Columns ``site,nodal,role`` may be added, for RECIST.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io.files import atomic_write
 from tlt.io.lesion_rows import Row, number, placed, to_lps
-from tlt.lesion import Lesion, Match
+from tlt.lesion import Lesion, Match, Role
 
 HEADER = ("lesion_id", "x", "y", "z", "coordinate_system", "radius_mm", "label")
 REQUIRED = ("x", "y", "z", "coordinate_system")
 SYSTEMS = ("LPS", "RAS", "VOXEL")
+YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 
 
 def read_csv(text: str, name: str, grid: Grid) -> list[Row]:
@@ -104,4 +108,23 @@ def _row(fields: dict[str, str], where: str, grid: Grid) -> Row:
         label=fields.get("label", ""),
         tracking_uid=fields.get("tracking_uid", ""),
         frame=system,
+        site=fields.get("site", ""),
+        nodal=_nodal(fields.get("nodal", ""), where),
+        role=_role(fields.get("role", ""), where),
     )
+
+
+def _nodal(text: str, where: str) -> bool:
+    if text.lower() not in YES + NO:
+        raise InputError(f"{where}: nodal is {text!r}; write yes or no")
+    return text.lower() in YES
+
+
+def _role(text: str, where: str) -> Role:
+    try:
+        return Role(text.lower().replace("-", "_").replace(" ", "_") or Role.UNDECIDED)
+    except ValueError as error:
+        choices = " or ".join(role.value for role in Role if role is not Role.UNDECIDED)
+        raise InputError(
+            f"{where}: role is {text!r}; write {choices}, or leave it empty"
+        ) from error
