@@ -43,7 +43,7 @@ class NetworkSystem:
         self.weights_sha256: str | None = model.sha256
         self.config = model.network.config
         self.spacing_mm = self.config.spacing_mm
-        reach_mm = max(self.config.search_reach_mm, around_mm)
+        reach_mm = max(self.config.features_reach_mm, around_mm)
         halo_mm = self.config.halo * self.config.spacing_mm
         self.margin_mm = reach_mm + self.config.token_mm + halo_mm
         self.network = inference_network(model.network, bf16).to(device)
