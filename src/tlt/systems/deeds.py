@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.patch import HIGH_HU, LOW_HU
-from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, load_optional, seen_by_both
+from tlt.systems.warp import Warp, box_of, followed, load_optional, seen_by_both
 from tlt.volume import Volume
 
 

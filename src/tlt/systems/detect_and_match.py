@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tlt.errors import ModelError
 from tlt.model.detections import Detections
 from tlt.model.weights import LoadedModel, inference_network
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.network import seen_through
 from tlt.systems.tiles import tiled
 from tlt.volume import AIR_HU, Volume
 
-WHOLE_MM = 2000.0  # beyond any scanner's field of view
 NOTHING_ELSE = -1.0  # cosine of the second best candidate where there is one alone
 
 
@@ -40,9 +40,16 @@ class DetectAndMatch:
         bf16: bool = False,
         reach_mm: float | None = None,
     ) -> None:
+        """Raises ModelError where the two networks want voxels of different sizes."""
+        voxels = [model.network.config.spacing_mm for model in (detector, embedding)]
+        if voxels[0] != voxels[1]:
+            raise ModelError(
+                f"{detector.name} was trained on voxels of {voxels[0]} mm, {embedding.name} on "
+                f"{voxels[1]} mm; give two networks of one voxel size"
+            )
         self.model_name: str | None = f"{detector.name},{embedding.name}"
         self.weights_sha256: str | None = f"{detector.sha256},{embedding.sha256}"
-        self.spacing_mm = detector.network.config.spacing_mm
+        self.spacing_mm = voxels[0]
         self.margin_mm = WHOLE_MM if reach_mm is None else reach_mm
         self.reach_mm = reach_mm
         self.detector = inference_network(detector.network, bf16).to(device)

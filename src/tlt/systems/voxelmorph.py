@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlt.model.weights import LoadedModel, inference_network
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.network import seen_through
-from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, seen_by_both
+from tlt.systems.warp import Warp, box_of, followed, seen_by_both
 from tlt.volume import AIR_HU, Volume
 
 AROUND_MM = 32.0  # of the follow-up about what both scans show: what moved out of the baseline's
