@@ -71,6 +71,18 @@ def test_a_table_from_known_errors() -> None:
     assert "Weights: `tlt` a 01234567 + b 98765432." in text
 
 
+def test_lesions_are_told_from_landmarks() -> None:
+    own = rows([1.0, 2.0, 3.0, 20.0])
+    own[3] = replace(own[3], kind="structure")
+    (line,) = table_lines({"vuld-lesanet": own}, {})
+    assert (line["n"], line["cpm_10mm"], line["lesions"]["n"]) == (4, 75.0, 3)
+    assert (line["lesions"]["cpm_10mm"], line["lesions"]["med_mm"]) == (100.0, 2.0)
+    text = table_text([line])
+    assert text.count("| vuld-lesanet |") == 2
+    assert "without landmarks" in text
+    assert "without landmarks" not in table_text(table_lines({"tlt": own[:3]}, {}))
+
+
 def test_trackers_one_by_one_into_one_table(ct_folder: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     asked = ["experiment", "table1", "--data", str(ct_folder), "--output", str(output)]

@@ -33,6 +33,7 @@ HEADINGS = [
     *("paper: CPM@10mm", "CPM@Radius", "MED"),
 ]
 TESTS = ("p_lesions", "p_patients", "p_cpm_lesions", "p_mcnemar")
+LANDMARK = "structure"  # the kind of a lesion that is none (`tlt.data.followup`)
 SAME_MM = 0.1  # by how much truth and prior of a lesion may differ between two trackers
 
 
@@ -176,14 +177,19 @@ def table_lines(
     """The figures of each tracker, the best first, with tests against TLT and the paper's row.
 
     ``made`` is what is known of the making of each row: its ``peak_mib``, version and weights.
+    ``lesions`` has the figures without landmarks, which no detector of lesions can find, and which
+    DLS does not ask for; None where that is all or nothing.
     """
+    lesions = {name: [r for r in own if r.kind != LANDMARK] for name, own in rows.items()}
     lines = []
     for name, own in rows.items():
         tested = FIRST in rows and name != FIRST
+        part = lesions[name] if 0 < len(lesions[name]) < len(own) else None
         lines.append(
             {
                 "name": name,
                 **score(own, rows[FIRST] if tested else None),
+                "lesions": part and score(part, lesions[FIRST] if tested else None),
                 "peak_mib": None,
                 **made.get(name, {}),
                 "paper_dls": asdict(PAPER[name]) if name in PAPER else None,
@@ -193,9 +199,14 @@ def table_lines(
 
 
 def table_text(lines: Sequence[dict[str, Any]]) -> str:
-    """The figures of `table_lines` as Markdown: a table, and what a reader must know of it."""
-    table = aligned([HEADINGS, *(_cells(line) for line in lines)])
-    return table + "\n" + "".join(f"- {note}\n" for note in _notes(lines))
+    """The figures of `table_lines` as Markdown: tables, and what a reader must know of them."""
+    text = aligned([HEADINGS, *(_cells(line) for line in lines)])
+    parts = [{**line, **line["lesions"]} for line in lines if line["lesions"]]
+    if parts:
+        parts.sort(key=lambda line: -line["cpm_10mm"])
+        text += "\nThe lesions among them alone, without landmarks:\n\n"
+        text += aligned([HEADINGS, *(_cells(line) for line in parts)])
+    return text + "\n" + "".join(f"- {note}\n" for note in _notes(lines))
 
 
 def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
@@ -204,6 +215,8 @@ def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
         "in the paper) and over the means of patients, of CPM@10mm over lesions, and exact McNemar "
         "of CPM@10mm. Lesions of one patient are not independent: the second is the careful one.",
         f"`{FIRST}` has a last step of ours; `{FIRST}-network` is what the paper describes.",
+        "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
+        "lesions alone, as DLS does.",
         "The paper's columns are on DLS, real pairs, with networks trained on them: compare the "
         "order and the differences, not the values.",
     ]
