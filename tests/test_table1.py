@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_phantom, torso_grid
 
+import tlt.peak_memory
 from tlt.cli.main import main
+from tlt.data.followup import Study
 from tlt.errors import UsageError
+from tlt.evaluate import Case
 from tlt.metrics import LesionRow
 from tlt.model.shipped import shipped_path
-from tlt.peak_memory import own_peak_mib
+from tlt.peak_memory import own_peak_mib, peak_memory
 from tlt.table1 import PAPER, check_alike, table_lines, table_text
 
 
@@ -129,3 +135,16 @@ def test_the_peak_of_a_process_is_not_that_of_who_started_it() -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         small = pool.submit(own_peak_mib).result()
     assert 10 < small < own_peak_mib() - large.nbytes / 2**21
+
+
+def killed(*_: object) -> float:
+    """A tracker that the system ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def test_a_process_that_is_ended_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = torso_grid((12, 10, 8), (5.0, 5.0, 6.0))
+    case = Case("a", "a", Study(make_phantom(grid), make_phantom(grid), ()))
+    monkeypatch.setattr(tlt.peak_memory, "_track_peak", killed)
+    assert peak_memory({"row": "affine"}, case) == {"row": None}

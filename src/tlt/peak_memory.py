@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tlt.evaluate import Case
@@ -18,20 +19,25 @@ from tlt.track import Tracker
 
 def peak_memory(
     makers: Mapping[str, str], case: Case, model: str | None = None
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Peak resident memory, in MiB, of reading and tracking a pair, each tracker in a process.
 
     ``makers`` are the trackers by the names of their rows; ``model`` takes the place of weights.
+    None for one whose process was ended, as for want of memory: what is measured beside it stays.
     """
     study = case.study
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("baseline.nii.gz", "followup.nii.gz")]
         for volume, path in zip((study.baseline, study.followup), paths, strict=True):
             save_volume(volume, path)
-        found = {}
+        found: dict[str, float | None] = {}
         for row, name in makers.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found[row] = pool.submit(_track_peak, name, model, paths, study.lesions).result()
+                peak = pool.submit(_track_peak, name, model, paths, study.lesions)
+                try:
+                    found[row] = peak.result()
+                except BrokenProcessPool:
+                    found[row] = None
     return found
 
 
