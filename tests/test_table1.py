@@ -92,6 +92,8 @@ def test_lesions_are_told_from_landmarks() -> None:
 def test_trackers_one_by_one_into_one_table(ct_folder: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     asked = ["experiment", "table1", "--data", str(ct_folder), "--output", str(output)]
+    assert main([*asked[:3], str(tmp_path / "nothing"), *asked[4:], "--tracker", "affine"]) == 3
+    assert not output.exists()
     assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 0
     assert main([*asked, "--pairs", "1", "--tracker", "patch"]) == 0
     assert capsys.readouterr().out.endswith((output / "table1.md").read_text() + "\n")

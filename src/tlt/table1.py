@@ -90,12 +90,15 @@ def run_table1(
     for tracker in trackers:
         tracker.name = row or tracker.name
     known = measured_rows(output)
-    _the_same_pairs(output, {"data": data.resolve().name, "pairs": pairs, "seed": seed}, known)
+    benchmark = {"data": data.resolve().name, "pairs": pairs, "seed": seed}
+    if known:
+        _check_the_same(output / "benchmark.json", benchmark)
     kept = {name: own for name, own in known.items() if name not in makers}
 
     def save(outcomes: dict[str, list[Outcome]]) -> None:
         for name, every in outcomes.items():
             check_alike(name, [outcome.row for outcome in every], kept)
+        atomic_write(output / "benchmark.json", json.dumps(benchmark, indent=1) + "\n")
         write_rows(outcomes, output / "rows.part.json")
 
     save(evaluate(trackers, simulated_cases(data, pairs, seed), report, save))
@@ -127,14 +130,10 @@ def made_by(tracker: Tracker) -> dict[str, Any]:
     }
 
 
-def _the_same_pairs(
-    output: Path, benchmark: dict[str, Any], known: Mapping[str, Sequence[LesionRow]]
-) -> None:
+def _check_the_same(path: Path, benchmark: dict[str, Any]) -> None:
     """Rows of one folder are of the same pairs."""
-    path, text = output / "benchmark.json", json.dumps(benchmark, indent=1) + "\n"
-    if known and path.exists() and path.read_text() != text:
-        raise UsageError(f"{output}: holds rows of other pairs (benchmark.json); choose another")
-    atomic_write(path, text)
+    if path.exists() and json.loads(path.read_text()) != benchmark:
+        raise UsageError(f"{path.parent}: holds rows of other pairs ({path.name}); choose another")
 
 
 def check_alike(
@@ -214,7 +213,7 @@ def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
         f"p against `{FIRST}`, whichever is better: paired t-test of the errors over lesions (as "
         "in the paper) and over the means of patients, of CPM@10mm over lesions, and exact McNemar "
         "of CPM@10mm. Lesions of one patient are not independent: the second is the careful one.",
-        f"`{FIRST}` has a last step of ours; `{FIRST}-network` is what the paper describes.",
+        f"`{FIRST}` has a last step of ours, `{FIRST}-network` is the network without it.",
         "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
         "lesions alone, as DLS does.",
         "The paper's columns are on DLS, real pairs, with networks trained on them: compare the "
