@@ -365,7 +365,15 @@ def test_trackers_lists_what_can_be_chosen(capsys):
     assert {tuple(row) for row in rows} == {keys}
     parameters = {row["name"]: row["parameters"] for row in rows}
     assert parameters["affine"] == 0
-    assert 1_000_000 < parameters["tlt"] < 2_000_000
+    assert parameters["tlt"] == 1_293_893  # as docs/method.md has it: no batch statistics
+
+
+def test_weights_that_are_missing_are_told_once(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tlt.model.shipped.shipped_path", lambda name: tmp_path / name)
+    assert main(["trackers"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("configs/table1/lens.yaml") == 1
+    assert "lens-ct (lens-lesiongraph, lens-lesanet): tlt train --config" in out
 
 
 def test_info_prints_facts_and_the_schema(capsys):

@@ -177,6 +177,13 @@ def test_a_tracker_takes_the_weights_of_its_two_families(name: str, tmp_path) ->
         make_system(name, both.split(",")[0], "cpu", "fp32")
 
 
+def test_networks_of_different_voxels_do_not_go_together() -> None:
+    detector = LoadedModel(tiny_detector("vuld").eval(), "d", "0" * 64, {}, "vuld")
+    network = tiny_embedding("lesanet", spacing_mm=1.0).eval()
+    with pytest.raises(ModelError, match=r"d was trained on voxels of 2.0 mm, e on 1.0 mm"):
+        DetectAndMatch(detector, LoadedModel(network, "e", "1" * 64, {}, "lesanet"))
+
+
 @pytest.mark.parametrize("name", ["vuld-lesiongraph", "lens-lesanet"])
 def test_bf16_says_nearly_the_same(name: str) -> None:
     pair = align(baseline(), followup(), LESIONS, registration_with(PRIOR_ERROR_MM), 2.0, 40.0)

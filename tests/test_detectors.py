@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from tlt.model.backbone import fold_batch_norms
 from tlt.model.detection import Detector, DetectorConfig
 from tlt.model.detections import Detections, box_of, decode, faces_of, fused, overlap, suppressed
 from tlt.model.lens import LENS
+from tlt.model.shipped import count_parameters
 from tlt.model.vuld import VULD
+from tlt.model.weights import save_weights
 from tlt.training.detection_task import (
     DetectionTask,
     Marked,
@@ -223,6 +226,14 @@ def test_gradients_reach_every_weight(name: str) -> None:
     for key, weight in network.named_parameters():
         assert weight.grad is not None, key
         assert weight.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", ["vuld", "lens"])
+def test_what_was_not_learned_is_not_counted(name: str, tmp_path: Path) -> None:
+    network = tiny_detector(name)
+    save_weights(network, tmp_path / "w.safetensors", {}, name)
+    learned = sum(p.numel() for p in network.parameters())
+    assert count_parameters(tmp_path / "w.safetensors") == learned
 
 
 def test_missing_labels_are_mined_once_it_has_learned_for_long_enough() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tlt.model.correlation import Cubes, middle
 from tlt.model.network import TokenMap
+from tlt.model.siamese import UNSEEN_LOGIT
 from tlt.systems.dlt import DLT, AnatomySignalEncoder, FastCrossCorrelation, peak_offset, upsampled
 from tlt.training.siamese_task import DLTTask
 
@@ -88,6 +89,13 @@ def test_a_parabola_gives_the_peak_between_voxels() -> None:
     offset = peak_offset(torch.stack([inside, edge]))
     expected = torch.tensor([[0.3, -0.2, 0.0], [0.0, 0.4, 0.0]])
     assert torch.allclose(offset, expected, atol=1e-5)
+
+
+def test_a_peak_beside_what_is_unseen_stays_on_its_voxel() -> None:
+    x = torch.arange(7.0).expand(1, 7, 7, 7)
+    maps = -((x - 3.0) ** 2)
+    maps = torch.where(x < 3, UNSEEN_LOGIT, maps)
+    assert peak_offset(maps)[0, 0] == 0.0
 
 
 def test_upsampling_keeps_every_second_point() -> None:

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 from conftest import make_phantom, torso_grid
 from scipy import ndimage
+from tiny import tiny_siamese
 
 from tlt.cli.main import main
+from tlt.errors import UsageError
+from tlt.experiments import chosen_trackers
 from tlt.io.images import save_volume
 from tlt.metrics import summarise
+from tlt.model.shipped import shipped_path
+from tlt.model.weights import save_weights
 from tlt.rows import read_rows
 from tlt.volume import Volume
 
@@ -60,6 +65,21 @@ def test_calibration_keeps_what_other_trackers_have(cts: Path, tmp_path: Path, c
     assert "correlation" in content["patch"]["weights"]
     assert main([*asked, "--tracker", "nobody"]) == 2
     assert "unknown; use one of tlt" in capsys.readouterr().err
+
+
+def test_a_model_goes_to_whom_it_is_given(tmp_path: Path) -> None:
+    """To a tracker alone, whatever it is, or to TLT among several; never to nobody."""
+    path = str(tmp_path / "w.safetensors")
+    save_weights(tiny_siamese("siamrpn"), Path(path), {}, "siamrpn")
+    (alone,) = chosen_trackers(["siamrpn", "siamrpn"], path, calibrated=False)
+    assert (alone.name, alone.model_name) == ("siamrpn", path)
+    tlt = str(shipped_path("tlt-ct"))
+    models = [t.model_name for t in chosen_trackers(["affine", "tlt-network"], tlt, False)]
+    assert models == [None, tlt]
+    with pytest.raises(UsageError, match="none of affine, siamrpn takes it"):
+        chosen_trackers(["affine", "siamrpn"], path, calibrated=False)
+    with pytest.raises(UsageError, match="has no weights"):
+        chosen_trackers(["patch"], path, calibrated=False)
 
 
 def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, capsys) -> None:

@@ -44,12 +44,12 @@ SMALL = {"stages": (6, 8, 12), "side": 24, "pool": 2, "features": 12, "embedding
 EMBEDDINGS = ("lesiongraph", "lesanet")
 
 
-def tiny_embedding(name: str, seed: int = 0) -> LesionEmbedding:
+def tiny_embedding(name: str, seed: int = 0, **fields) -> LesionEmbedding:
     """An embedding of a family with few channels, its stages as many as its pools need."""
     network = FAMILIES[name].network_class()
     torch.manual_seed(seed)
     stages = (6, 8, 12, 12, 12)
-    return network(replace(network.presets["compact"], **{**SMALL, "stages": stages}))
+    return network(replace(network.presets["compact"], **{**SMALL, "stages": stages} | fields))
 
 
 def two_items(apart_mm: float = 50.0) -> Items:

@@ -11,7 +11,7 @@ from tiny import SIAMESE, shifted_pair, tiny_siamese
 
 from tlt.families import FAMILIES
 from tlt.model.network import Prediction, TokenMap
-from tlt.model.siamese import windowed_best
+from tlt.model.siamese import UNSEEN_LOGIT, windowed_best
 from tlt.model.weights import load_weights, save_weights
 from tlt.systems.network import evidence_of
 from tlt.training.config import read_config
@@ -43,6 +43,30 @@ def test_many_lesions_are_answered_as_one_by_one(name: str) -> None:
         assert torch.allclose(alone.logits[0], together.logits[index], atol=1e-4)
         assert torch.allclose(alone.center_mm[0], together.center_mm[index], atol=1e-3)
     assert (together.positions_mm[0] - centers[0]).abs().max() <= 24 + network.config.token_mm
+
+
+@pytest.mark.parametrize("name", SIAMESE)
+def test_features_are_read_no_farther_than_is_said(name: str) -> None:
+    """Beyond it the images are not resampled: what lies there would depend on other lesions."""
+    network = tiny_siamese(name, search_reach_mm=24.0)
+    token = network.config.token_mm
+    origin, center = torch.tensor([4.0, -7.0, 30.0]), torch.tensor([[99.0, 85.0, 123.3]])
+    channels = network.embed.in_features
+    features = [
+        torch.randn(
+            (channels, *(int(200 / token),) * 3), generator=torch.Generator().manual_seed(k)
+        )
+        for k in (0, 1)
+    ]
+    maps = [TokenMap(values.requires_grad_(), origin, token) for values in features]
+    found = network(*maps, center, torch.tensor([20.0]))
+    (found.logits.sum() + found.centers_mm.sum()).backward()
+    farthest = []
+    for tokens in maps:
+        read = tokens.features.grad.abs().amax(0).flatten() > 0  # type: ignore[union-attr]
+        farthest.append(float((tokens.positions_mm()[read] - center).abs().max()))
+    limit = network.config.features_reach_mm + token / 2
+    assert limit - 2 * token < max(farthest) <= limit
 
 
 @pytest.mark.parametrize("name", SIAMESE)
@@ -91,6 +115,14 @@ def test_the_cosine_window_decides_between_equals() -> None:
     clear = torch.tensor([[6.0, -6.0, 0.0]])  # probability 1, 0 and 0.5
     assert windowed_best(clear, offsets, 48.0, 0.4).tolist() == [0]
     assert windowed_best(clear, offsets, 48.0, 0.9).tolist() == [1]
+
+
+def test_no_token_that_is_unseen_is_chosen_because_it_is_near() -> None:
+    offsets = torch.tensor([[[0.0, 0.0, 0.0], [30.0, 0.0, 0.0], [40.0, 0.0, 0.0]]])
+    logits = torch.tensor([[UNSEEN_LOGIT, -6.0, -5.0]])
+    assert windowed_best(logits, offsets, 48.0, 0.4).tolist() == [1]
+    nothing = torch.full((1, 3), UNSEEN_LOGIT)
+    assert windowed_best(nothing, offsets, 48.0, 0.4).tolist() == [0]  # at least near the prior
 
 
 def test_evidence_by_hand() -> None:

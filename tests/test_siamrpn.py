@@ -54,14 +54,15 @@ def test_the_centre_is_the_shift_of_the_features_and_what_a_token_regresses(
     assert torch.allclose(found - centers, shift.expand(2, 3), atol=1e-4)  # off the lattice, too
 
 
-def test_tokens_that_the_search_image_lacks_are_never_chosen() -> None:
-    network = tiny_siamese("siamrpn", window_influence=0.0)
+@pytest.mark.parametrize("influence", [0.0, 0.42, 1.0])
+def test_tokens_that_the_search_image_lacks_are_never_chosen(influence: float) -> None:
+    network = tiny_siamese("siamrpn", window_influence=influence)
+    network.regress = Constant()
     channels = 4 * network.config.hidden
     template = TokenMap(torch.randn((channels, 12, 12, 12)), ORIGIN, 8.0)
     slab = TokenMap(torch.randn((channels, 2, 12, 12)), ORIGIN + torch.tensor([0, 0, 40.0]), 8.0)
-    centers = ORIGIN + torch.tensor([[40.0, 40.0, 44.0], [3.0, 80.0, 40.0]])
+    centers = ORIGIN + torch.tensor([[40.0, 40.0, 44.0], [3.0, 80.0, 24.0]])
     found = network(template, slab, centers, torch.full((2,), 5.0))
-    best = found.logits.argmax(1)
-    z = found.positions_mm[torch.arange(2), best, 2] - slab.origin_mm[2]
+    z = found.center_mm[:, 2] - slab.origin_mm[2]
     assert ((z > -4.1) & (z < 12.1)).all()
     assert (found.logits > -30).sum(1).tolist() == [2 * 11 * 11, 2 * 7 * 6]

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import resource
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_phantom, torso_grid
 
+import tlt.peak_memory
 from tlt.cli.main import main
+from tlt.data.followup import Study
+from tlt.errors import UsageError
+from tlt.evaluate import Case
 from tlt.metrics import LesionRow
-from tlt.table1 import PAPER, table_lines, table_text
+from tlt.model.shipped import shipped_path
+from tlt.peak_memory import own_peak_mib, peak_memory
+from tlt.table1 import PAPER, check_alike, table_lines, table_text
 
 
 def rows(errors_mm: list[float]) -> list[LesionRow]:
@@ -36,33 +49,104 @@ def rows(errors_mm: list[float]) -> list[LesionRow]:
 def test_a_table_from_known_errors() -> None:
     errors = list(np.linspace(1, 9, 20))
     known = {"dlt": rows([e + 1.5 + 0.01 * i for i, e in enumerate(errors)]), "tlt": rows(errors)}
-    lines = table_lines(known, {"tlt": 812.4})
+    known["tlt"][3] = replace(known["tlt"][3], found_mm=None)
+    errors = [error for i, error in enumerate(errors) if i != 3]
+    made = {"peak_mib": 812.4, "model": "a,b", "weights_sha256": "0123456789,9876543210"}
+    lines = table_lines(known, {"tlt": made})
     assert [line["name"] for line in lines] == ["tlt", "dlt"]
     tlt, dlt = lines
-    assert tlt["med_mm"] == pytest.approx(5.0)
-    assert tlt["cpm_10mm"] == pytest.approx(100 * np.mean(np.array(errors) <= 8))
+    assert tlt["med_mm"] == pytest.approx(np.mean(errors))
+    assert tlt["cpm_10mm"] == pytest.approx(5 * np.sum(np.array(errors) <= 8))
     assert "comparison" not in tlt
     assert dlt["comparison"]["p_lesions"] < 1e-6
     assert dlt["paper_dls"]["cpm_10mm"] == PAPER["dlt"].cpm_10mm == 78.85
     text = table_text(lines)
-    first = [cell.strip() for cell in text.splitlines()[2].split("|")[1:-1]]
+    heads, _, first, second = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:4]
+    )
     assert first[0] == "tlt"
-    assert first[7] == "5.00 ± 2.43"
+    assert first[7] == f"{np.mean(errors):.2f} ± {np.std(errors):.2f}"
     assert first[11] == "812"
     assert first[-1] == "6.0 ± 7.7"
-    assert len({len(line) for line in text.splitlines()}) == 1
+    tests = dict(zip(heads, second, strict=True))
+    for heading, name in (("p MED, patients", "p_patients"), ("p CPM, McNemar", "p_mcnemar")):
+        assert tests[heading] == f"{dlt['comparison'][name]:.1g}"
+    assert tests["peak MiB"] == "-"
+    assert len({len(line) for line in text.splitlines()[:4]}) == 1
+    assert "Without an answer, so wrong in CPM and not in MED: 1 of `tlt`." in text
+    assert "Weights: `tlt` a 01234567 + b 98765432." in text
+
+
+def test_lesions_are_told_from_landmarks() -> None:
+    own = rows([1.0, 2.0, 3.0, 20.0])
+    own[3] = replace(own[3], kind="structure")
+    (line,) = table_lines({"vuld-lesanet": own}, {})
+    assert (line["n"], line["cpm_10mm"], line["lesions"]["n"]) == (4, 75.0, 3)
+    assert (line["lesions"]["cpm_10mm"], line["lesions"]["med_mm"]) == (100.0, 2.0)
+    text = table_text([line])
+    assert text.count("| vuld-lesanet |") == 2
+    assert "without landmarks" in text
+    assert "without landmarks" not in table_text(table_lines({"tlt": own[:3]}, {}))
 
 
 def test_trackers_one_by_one_into_one_table(ct_folder: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
     asked = ["experiment", "table1", "--data", str(ct_folder), "--output", str(output)]
+    assert main([*asked[:3], str(tmp_path / "nothing"), *asked[4:], "--tracker", "affine"]) == 3
+    assert not output.exists()
     assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 0
     assert main([*asked, "--pairs", "1", "--tracker", "patch"]) == 0
     assert capsys.readouterr().out.endswith((output / "table1.md").read_text() + "\n")
     lines = json.loads((output / "table1.json").read_text())
     assert {line["name"] for line in lines} == {"affine", "patch"}
-    assert all(line["n"] > 0 and 50 < line["peak_mib"] < 8000 for line in lines)
+    assert all(line["n"] > 0 and 50 < line["peak_mib"] < 2000 for line in lines)
+    assert all(line["tlt"] and line["model"] is None for line in lines)
     assert not (output / "rows.part.json").exists()
     assert main([*asked, "--pairs", "2", "--tracker", "affine"]) == 2
     assert "rows of other pairs" in capsys.readouterr().err
     assert main([*asked, "--pairs", "1", "--tracker", "nobody"]) == 2
+
+
+def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    asked = ["experiment", "table1", "--data", str(ct_folder), "--output", str(output)]
+    asked += ["--pairs", "1", "--tracker", "tlt-network", "--model", str(shipped_path("tlt-ct"))]
+    assert main(asked) == 2
+    assert "--model and --row go together" in capsys.readouterr().err
+    assert main([*asked, "--row", "alike"]) == 0
+    (line,) = json.loads((output / "table1.json").read_text())
+    assert (line["name"], line["model"], len(line["weights_sha256"])) == ("alike", "tlt-ct", 64)
+    assert 100 < line["peak_mib"] < 3000
+    assert "`alike` tlt-ct " in capsys.readouterr().out
+
+
+def test_trackers_on_other_truths_are_not_compared() -> None:
+    own, known = rows([1.0, 2.0]), rows([3.0, 4.0])
+    check_alike("dlt", own, {"tlt": known})
+    moved = [replace(known[0], truth_mm=(0.0, 0.0, 2.0)), known[1]]
+    started = [known[0], replace(known[1], prior_mm=(0.0, 0.0, 8.0))]
+    for other in (moved, started, known[:1]):
+        with pytest.raises(UsageError, match="choose another --output"):
+            check_alike("dlt", own, {"tlt": other})
+    check_alike("dlt", [own[0], replace(own[1], prior_mm=None)], {"tlt": started})
+
+
+def test_the_peak_of_a_process_is_not_that_of_who_started_it() -> None:
+    large = np.ones(int(4e8), np.uint8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > large.nbytes / 2**10
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        small = pool.submit(own_peak_mib).result()
+    assert 10 < small < own_peak_mib() - large.nbytes / 2**21
+
+
+def killed(*_: object) -> float:
+    """A tracker that the system ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def test_a_process_that_is_ended_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = torso_grid((12, 10, 8), (5.0, 5.0, 6.0))
+    case = Case("a", "a", Study(make_phantom(grid), make_phantom(grid), ()))
+    monkeypatch.setattr(tlt.peak_memory, "_track_peak", killed)
+    assert peak_memory({"row": "affine"}, case) == {"row": None}

@@ -150,6 +150,20 @@ def test_a_missing_package_is_told_with_the_remedy(
     assert caught.value.exit_code == 4
 
 
+def test_deeds_says_where_what_is_compiled_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadOnly:
+        """Stands for an installation where numba finds no place for its cache."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "tlt.registration.deeds":
+                raise RuntimeError("cannot cache function '_pack': no locator available")
+
+    monkeypatch.delitem(sys.modules, "tlt.registration.deeds", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [ReadOnly(), *sys.meta_path])
+    with pytest.raises(ModelError, match=r"no locator available\); set NUMBA_CACHE_DIR"):
+        make_system("deeds", None, "cpu", "auto")
+
+
 def test_a_warp_by_hand() -> None:
     points = GRID.index_to_mm(np.stack(np.indices(GRID.shape_zyx), -1))
     stretch = np.array([0.1, -0.2, 0.0])

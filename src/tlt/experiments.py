@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tlt.confidence import Calibration, fit_calibration
+from tlt.errors import UsageError
 from tlt.evaluate import Outcome, Report, Save, evaluate, simulated_cases
 from tlt.io.files import atomic_write
 from tlt.metrics import summarise
@@ -33,17 +34,24 @@ def benchmark(
 
 
 def chosen_trackers(names: Sequence[str], model: str | None, calibrated: bool) -> list[Tracker]:
-    """Trackers by name, with the weights of ``model``: a single one, or TLT among several.
+    """Trackers by name, each once, with the weights of ``model``: a single one, or TLT of several.
 
     Raises:
-        UsageError: a name that is none; ModelError: one that cannot be used.
+        UsageError: a name that is none, or ``model`` is nobody's; ModelError: one that cannot be
+            used.
     """
+    names = list(dict.fromkeys(names))
     unknown = [name for name in names if name not in TRACKERS]
     if unknown:
         raise unknown_tracker(unknown[0])
+    takers = [name for name in names if len(names) == 1 or "tlt" in TRACKERS[name].weights]
+    if model is not None and not takers:
+        raise UsageError(
+            f"--model {model}: none of {', '.join(names)} takes it; give one --tracker at a time"
+        )
     trackers = []
     for name in names:
-        own = model if "tlt" in TRACKERS[name].weights else None
+        own = model if name in takers else None
         system = make_system(name, own, "cpu", "auto")
         trackers.append(Tracker(system, calibration_of(name, own) if calibrated else UNCALIBRATED))
     return trackers

@@ -7,23 +7,20 @@ and the table is made of all rows that are there.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import resource
-import sys
-import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tlt.errors import UsageError
-from tlt.evaluate import Case, Outcome, Report, evaluate, simulated_cases
+from tlt.evaluate import Outcome, Report, evaluate, simulated_cases
 from tlt.experiments import chosen_trackers
+from tlt.geometry import Triple
 from tlt.io.files import atomic_write
-from tlt.io.images import load_volume, save_volume
-from tlt.lesion import Lesion
 from tlt.metrics import LesionRow
+from tlt.peak_memory import peak_memory
 from tlt.rows import read_rows, write_rows
 from tlt.scores import aligned, score
 from tlt.track import Tracker
@@ -31,9 +28,13 @@ from tlt.track import Tracker
 FIRST = "tlt"  # the system that the others are compared with
 HEADINGS = [
     *("system", "n", "CPM@10mm %", "CPM@Radius %", "MED X mm", "MED Y mm", "MED Z mm", "MED mm"),
-    *("median", "p95", "s/lesion", "peak MiB", "p MED", "p CPM"),
+    *("median", "p95", "s/lesion", "peak MiB"),
+    *("p MED", "p MED, patients", "p CPM", "p CPM, McNemar"),
     *("paper: CPM@10mm", "CPM@Radius", "MED"),
 ]
+TESTS = ("p_lesions", "p_patients", "p_cpm_lesions", "p_mcnemar")
+LANDMARK = "structure"  # the kind of a lesion that is none (`tlt.data.followup`)
+SAME_MM = 0.1  # by how much truth and prior of a lesion may differ between two trackers
 
 
 @dataclass(frozen=True)
@@ -69,45 +70,96 @@ def run_table1(
     seed: int,
     output: Path,
     report: Report | None = None,
+    model: str | None = None,
+    row: str | None = None,
 ) -> str:
     """Measure trackers, beside those measured before; the table of all as Markdown.
 
-    ``rows.json``, ``memory.json``, ``table1.json`` and ``table1.md`` go into the output folder.
+    With ``model``, weights that take the place of a single tracker's own, its row is called
+    ``row``. ``rows.json``, ``trackers.json`` (what each row was made by), ``table1.json`` and
+    ``table1.md`` go into the output folder.
 
     Raises:
         UsageError: a name that is none, or the folder holds rows of other pairs.
         ModelError: a tracker cannot be used.
     """
-    trackers = chosen_trackers(names, None, calibrated=True)
-    _the_same_pairs(output, {"data": data.resolve().name, "pairs": pairs, "seed": seed})
+    if (model is None) != (row is None) or (model is not None and len(names) != 1):
+        raise UsageError("--model and --row go together, with one --tracker; give all three")
+    trackers = chosen_trackers(names, model, calibrated=True)
+    makers = {row or tracker.name: tracker.name for tracker in trackers}
+    for tracker in trackers:
+        tracker.name = row or tracker.name
     known = measured_rows(output)
+    benchmark = {"data": data.resolve().name, "pairs": pairs, "seed": seed}
+    if known:
+        _check_the_same(output / "benchmark.json", benchmark)
+    kept = {name: own for name, own in known.items() if name not in makers}
 
     def save(outcomes: dict[str, list[Outcome]]) -> None:
+        for name, every in outcomes.items():
+            check_alike(name, [outcome.row for outcome in every], kept)
+        atomic_write(output / "benchmark.json", json.dumps(benchmark, indent=1) + "\n")
         write_rows(outcomes, output / "rows.part.json")
 
-    outcomes = evaluate(trackers, simulated_cases(data, pairs, seed), report, save)
-    write_rows(outcomes, output / "rows.part.json")
-    fresh = json.loads((output / "rows.part.json").read_text())
-    old = json.loads((output / "rows.json").read_text()) if known else {}
-    atomic_write(output / "rows.json", json.dumps(old | fresh, indent=1) + "\n")
+    save(evaluate(trackers, simulated_cases(data, pairs, seed), report, save))
+    _merged(output / "rows.json", json.loads((output / "rows.part.json").read_text()))
     (output / "rows.part.json").unlink()
-    memory = peak_memory(names, next(simulated_cases(data, 1, seed)))
-    path = output / "memory.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    atomic_write(path, json.dumps(before | memory, indent=1) + "\n")
-    lines = table_lines(measured_rows(output), before | memory)
+    peaks = peak_memory(makers, next(simulated_cases(data, 1, seed)), model)
+    made = {t.name: {"peak_mib": peaks[t.name], **made_by(t)} for t in trackers}
+    lines = table_lines(measured_rows(output), _merged(output / "trackers.json", made))
     atomic_write(output / "table1.json", json.dumps(lines, indent=1) + "\n")
     text = table_text(lines)
     atomic_write(output / "table1.md", text)
     return text
 
 
-def _the_same_pairs(output: Path, benchmark: dict[str, Any]) -> None:
+def _merged(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """What a file of JSON holds with ``fresh`` in it, which is written."""
+    content = (json.loads(path.read_text()) if path.exists() else {}) | fresh
+    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def made_by(tracker: Tracker) -> dict[str, Any]:
+    """What a row comes from: version and weights, the latter by the names of their files."""
+    models = None if tracker.model_name is None else tracker.model_name.split(",")
+    return {
+        "tlt": version("transformer-lesion-tracker"),
+        "model": models and ",".join(Path(name).stem for name in models),
+        "weights_sha256": tracker.weights_sha256,
+    }
+
+
+def _check_the_same(path: Path, benchmark: dict[str, Any]) -> None:
     """Rows of one folder are of the same pairs."""
-    path, text = output / "benchmark.json", json.dumps(benchmark, indent=1) + "\n"
-    if path.exists() and path.read_text() != text:
-        raise UsageError(f"{output}: holds rows of other pairs (benchmark.json); choose another")
-    atomic_write(path, text)
+    if path.exists() and json.loads(path.read_text()) != benchmark:
+        raise UsageError(f"{path.parent}: holds rows of other pairs ({path.name}); choose another")
+
+
+def check_alike(
+    name: str, rows: Sequence[LesionRow], known: Mapping[str, Sequence[LesionRow]]
+) -> None:
+    """Raises UsageError where a tracker's lesions are not those that others were measured on.
+
+    The pairs are made anew each time: with another version of the simulator or of the registration
+    lesions of the same name have another truth or prior, and cannot be compared.
+    """
+    for other, every in known.items():
+        before = {(row.pair, row.lesion): row for row in every}
+        for row in rows:
+            old = before.get((row.pair, row.lesion))
+            if old is None or not (
+                _same_place(row.truth_mm, old.truth_mm) and _same_place(row.prior_mm, old.prior_mm)
+            ):
+                raise UsageError(
+                    f"{row.lesion} of {row.pair} lies elsewhere, or starts elsewhere, for '{name}' "
+                    f"than for '{other}', which another version measured; choose another --output"
+                )
+
+
+def _same_place(one: Triple | None, other: Triple | None) -> bool:
+    """Whether two points are one; an unknown one may be any."""
+    return one is None or other is None or math.dist(one, other) < SAME_MM
 
 
 def measured_rows(output: Path) -> dict[str, list[LesionRow]]:
@@ -118,40 +170,27 @@ def measured_rows(output: Path) -> dict[str, list[LesionRow]]:
     return {name: read_rows(path, name) for name in json.loads(path.read_text())}
 
 
-def peak_memory(names: Sequence[str], case: Case) -> dict[str, float]:
-    """Peak resident memory, in MiB, of reading and tracking a pair, each tracker in a process."""
-    study = case.study
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("baseline.nii.gz", "followup.nii.gz")]
-        for volume, path in zip((study.baseline, study.followup), paths, strict=True):
-            save_volume(volume, path)
-        found = {}
-        for name in names:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found[name] = pool.submit(_peak_mib, name, paths, study.lesions).result()
-    return found
-
-
-def _peak_mib(name: str, paths: Sequence[Path], lesions: Sequence[Lesion]) -> float:
-    """What this process needed at most, once a pair is tracked."""
-    baseline, followup = (load_volume(path) for path in paths)
-    Tracker.load(name).track_pair(baseline, followup, lesions)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
 def table_lines(
-    rows: dict[str, list[LesionRow]], memory_mib: dict[str, float]
+    rows: Mapping[str, Sequence[LesionRow]], made: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The figures of each tracker, the best first, with tests against TLT and the paper's row."""
+    """The figures of each tracker, the best first, with tests against TLT and the paper's row.
+
+    ``made`` is what is known of the making of each row: its ``peak_mib``, version and weights.
+    ``lesions`` has the figures without landmarks, which no detector of lesions can find, and which
+    DLS does not ask for; None where that is all or nothing.
+    """
+    lesions = {name: [r for r in own if r.kind != LANDMARK] for name, own in rows.items()}
     lines = []
     for name, own in rows.items():
         tested = FIRST in rows and name != FIRST
+        part = lesions[name] if 0 < len(lesions[name]) < len(own) else None
         lines.append(
             {
                 "name": name,
                 **score(own, rows[FIRST] if tested else None),
-                "peak_mib": memory_mib.get(name),
+                "lesions": part and score(part, lesions[FIRST] if tested else None),
+                "peak_mib": None,
+                **made.get(name, {}),
                 "paper_dls": asdict(PAPER[name]) if name in PAPER else None,
             }
         )
@@ -159,8 +198,41 @@ def table_lines(
 
 
 def table_text(lines: Sequence[dict[str, Any]]) -> str:
-    """The figures of `table_lines` as a Markdown table."""
-    return aligned([HEADINGS, *(_cells(line) for line in lines)])
+    """The figures of `table_lines` as Markdown: tables, and what a reader must know of them."""
+    text = aligned([HEADINGS, *(_cells(line) for line in lines)])
+    parts = [{**line, **line["lesions"]} for line in lines if line["lesions"]]
+    if parts:
+        parts.sort(key=lambda line: -line["cpm_10mm"])
+        text += "\nThe lesions among them alone, without landmarks:\n\n"
+        text += aligned([HEADINGS, *(_cells(line) for line in parts)])
+    return text + "\n" + "".join(f"- {note}\n" for note in _notes(lines))
+
+
+def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
+    found = [
+        f"p against `{FIRST}`, whichever is better: paired t-test of the errors over lesions (as "
+        "in the paper) and over the means of patients, of CPM@10mm over lesions, and exact McNemar "
+        "of CPM@10mm. Lesions of one patient are not independent: the second is the careful one.",
+        f"`{FIRST}` has a last step of ours, `{FIRST}-network` is the network without it.",
+        "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
+        "lesions alone, as DLS does.",
+        "The paper's columns are on DLS, real pairs, with networks trained on them: compare the "
+        "order and the differences, not the values.",
+    ]
+    missed = {line["name"]: line["n"] - line["answered"] for line in lines}
+    told = ", ".join(f"{count} of `{name}`" for name, count in missed.items() if count)
+    if told:
+        found.append(f"Without an answer, so wrong in CPM and not in MED: {told}.")
+    weights = [f"`{line['name']}` {_weights(line)}" for line in lines if line.get("model")]
+    if weights:
+        found.append(f"Weights: {', '.join(weights)}.")
+    return found
+
+
+def _weights(line: dict[str, Any]) -> str:
+    """Names and the beginnings of hashes of a row's weights."""
+    files = zip(line["model"].split(","), line["weights_sha256"].split(","), strict=True)
+    return " + ".join(f"{name} {sha256[:8]}" for name, sha256 in files)
 
 
 def _cells(line: dict[str, Any]) -> list[str]:
@@ -174,7 +246,7 @@ def _cells(line: dict[str, Any]) -> list[str]:
         *(mean(name) for name in ("med_x", "med_y", "med_z", "med")),
         *(_told(line["median_mm"], ".2f"), _told(line["p95_mm"], ".1f")),
         *(_told(line["seconds"], ".2f"), _told(line["peak_mib"], ".0f")),
-        *(_told(tests and tests[name], ".1g") for name in ("p_lesions", "p_mcnemar")),
+        *(_told(tests and tests[name], ".1g") for name in TESTS),
         *(_told(paper and paper[name], ".2f") for name in ("cpm_10mm", "cpm_radius")),
         f"{paper['med_mm']} ± {paper['med_std_mm']}" if paper else "-",
     ]

@@ -88,12 +88,20 @@ def table1(
         list[str] | None,
         typer.Option("--tracker", metavar="NAME", help="Only this one; repeat for several."),
     ] = None,
+    model: Model = None,
+    row: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the row with --model is called.")
+    ] = None,
 ) -> None:
-    """Table 1: every tracker on the same simulated pairs; those measured before are kept."""
+    """Table 1: every tracker on the same simulated pairs; those measured before are kept.
+
+    What the columns mean: docs/experiments.md.
+    """
     from tlt.systems import TRACKERS
     from tlt.table1 import run_table1
 
-    print(run_table1(trackers or list(TRACKERS), data, pairs, seed, output, report=_say))
+    chosen = trackers or list(TRACKERS)
+    print(run_table1(chosen, data, pairs, seed, output, _say, model, row))
 
 
 @app.command()

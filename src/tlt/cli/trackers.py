@@ -30,10 +30,11 @@ def trackers(
         table.add_column(title)
     for title in ("Parameters", "CPM@10mm %", "MED mm", "s/lesion"):
         table.add_column(title, justify="right")
-    missing = []
+    missing: dict[str, list[str]] = {}  # trackers by weights
     for row in rows:
         absent = [name for name, path in row["weights"].items() if path is None]
-        missing += [(row["name"], name) for name in absent]
+        for name in absent:
+            missing.setdefault(name, []).append(row["name"])
         known, measured = row["parameters"], row["measured"] or {}
         numbers = ["missing" if absent else f"{known / 1e6:.2f} M" if known else "-"]
         numbers += [
@@ -43,11 +44,14 @@ def trackers(
         table.add_row(*map(Text, (row["name"], row["summary"], row["source"], *numbers)))
     console = out_console()
     console.print(table)
-    console.print(
-        "Measured on the simulated benchmark, not on patients: docs/results.md.", style="dim"
-    )
-    for tracker, name in missing:
-        console.print(f"{tracker}: no weights '{name}'; {_remedy(name)}", highlight=False)
+    if any(row["measured"] for row in rows):
+        console.print(
+            "Measured on the simulated benchmark, not on patients: docs/results.md.", style="dim"
+        )
+    else:
+        console.print("Nothing measured is shipped: see docs/results.md.", style="dim")
+    for line in _remedies(missing):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _facts(system: Any) -> dict[str, Any]:
@@ -70,7 +74,18 @@ def _facts(system: Any) -> dict[str, Any]:
     }
 
 
-def _remedy(weights: str) -> str:
+def _remedies(missing: dict[str, list[str]]) -> list[str]:
+    """How to get the weights that trackers lack, a line each."""
     from tlt.model.shipped import KNOWN
 
-    return f"make them with 'tlt train --config {KNOWN[weights]}' and give the file with --model"
+    if not missing:
+        return []
+    made = [
+        f"  {name} ({', '.join(trackers)}): tlt train --config {KNOWN[name]}"
+        for name, trackers in missing.items()
+    ]
+    return [
+        "Weights that are missing, and what makes them in a clone of the repository; give the file "
+        "with --model (DETECTOR,EMBEDDING where a tracker has two):",
+        *made,
+    ]

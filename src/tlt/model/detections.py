@@ -95,7 +95,7 @@ def suppressed(found: Detections, most: float) -> tuple[Detections, list[Tensor]
 
     Of two that overlap by more than ``most`` the less likely goes; ``found`` is in order.
     """
-    left = torch.ones(len(found), dtype=torch.bool)
+    left = torch.ones(len(found), dtype=torch.bool, device=found.score.device)
     kept, groups = [], []
     for index in range(len(found)):
         if not left[index]:

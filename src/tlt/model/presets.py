@@ -118,6 +118,11 @@ class ModelConfig(BackboneConfig):
     template_reach_mm: float = 40.0
     search_reach_mm: float = 64.0
 
+    @property
+    def features_reach_mm(self) -> float:
+        """How far from a prior features are read."""
+        return self.search_reach_mm
+
 
 COMPACT: dict[str, Any] = {  # the backbone that trains in hours on a CPU
     "spacing_mm": 2.0,

@@ -31,10 +31,18 @@ def shipped_path(name: str) -> Path:
     return Path(str(resources.files("tlt"))) / "weights" / f"{name}.safetensors"
 
 
+# What a file of weights holds beside what was learned: batch statistics, and a detector's passes.
+NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked", "passes")
+
+
 def count_parameters(path: Path) -> int:
-    """How many numbers a file of weights holds (batch statistics count too)."""
+    """How many parameters a file of weights holds."""
     with safe_open(path, "np") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return sum(
+            math.prod(file.get_slice(name).get_shape())
+            for name in file.keys()  # noqa: SIM118  (it is no dictionary)
+            if name.rsplit(".", 1)[-1] not in NOT_LEARNED
+        )
 
 
 def published() -> dict[str, dict[str, float]]:

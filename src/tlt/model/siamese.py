@@ -39,6 +39,16 @@ class SiameseConfig(BackboneConfig):
         """Tokens on each side of the window's middle."""
         return int(self.search_reach_mm / self.token_mm)
 
+    @property
+    def features_reach_mm(self) -> float:
+        """How far from a prior features are read: the window, and half of a kernel beyond it."""
+        return self.search_reach_mm + self.kernel_reach * self.token_mm
+
+    @property
+    def kernel_reach(self) -> int:
+        """Tokens on each side of the middle of the longest kernel."""
+        return 0
+
 
 class SiameseNetwork(nn.Module):
     """The shared backbone, and the embedding of its features for the contrastive loss."""
@@ -58,12 +68,13 @@ def windowed_best(logits: Tensor, offsets_mm: Tensor, reach_mm: float, influence
     """Index (Q,) of the best token, where a cosine window about the prior has its say.
 
     Score = (1 - influence) * probability + influence * window; the window is the product over the
-    axes of a cosine that falls from 1 at the prior to 0 at ``reach_mm``. logits (Q, N);
-    offsets_mm (Q, N, 3) from the prior.
+    axes of a cosine that falls from 1 at the prior to 0 at ``reach_mm``. A token that is unseen
+    comes after all others, however near. logits (Q, N); offsets_mm (Q, N, 3) from the prior.
     """
     share = (offsets_mm / reach_mm).clamp(-1, 1)
     window = (0.5 + 0.5 * torch.cos(math.pi * share)).prod(-1)
-    return ((1 - influence) * logits.sigmoid() + influence * window).argmax(-1)
+    score = (1 - influence) * logits.sigmoid() + influence * window
+    return torch.where(logits > UNSEEN_LOGIT, score, score - 2).argmax(-1)
 
 
 def picked(values: Tensor, index: Tensor) -> Tensor:

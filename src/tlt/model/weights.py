@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from tlt.errors import ModelError
 from tlt.families import FAMILIES, Family
@@ -130,3 +132,13 @@ def inference_network(network: Any, bf16: bool) -> Any:
     if bf16:
         network.backbone.to(torch.bfloat16)
     return network
+
+
+def precision_on(device: str, bf16: bool) -> torch.autocast:
+    """What an `inference_network` computes in on a device: to be entered around its calls."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16)
+
+
+def tensor_on(values: Any, device: str) -> Tensor:
+    """Values as a float32 tensor on a device."""
+    return torch.as_tensor(np.asarray(values, np.float32), device=device)

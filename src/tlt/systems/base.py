@@ -23,6 +23,8 @@ EDGE_MM = 4.0  # of air around the field of view, so that its border looks like 
 
 LATTICE_MM = 8.0
 
+WHOLE_MM = 2000.0  # a margin that is beyond any scanner's field of view
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedPair:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 import torch
 
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.errors import ModelError
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.patch import HIGH_HU, LOW_HU
-from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, load_optional, seen_by_both
+from tlt.systems.warp import Warp, box_of, followed, load_optional, seen_by_both
 from tlt.volume import Volume
 
 
@@ -28,7 +31,8 @@ class DeedsSystem:
     margin_mm = WHOLE_MM
 
     def __init__(self) -> None:
-        load_optional("numba", self.name)  # a missing package is said before any image is read
+        load_optional("numba", self.name)  # what is missing is said before any image is read
+        _load_method()
 
     def locate(self, pair: AlignedPair, progress: Progress | None = None) -> list[Location]:
         """The priors moved by the warp."""
@@ -38,6 +42,21 @@ class DeedsSystem:
         return followed(pair, register_deeds(pair.template, pair.search, report))
 
 
+def _load_method() -> ModuleType:
+    """The method, which numba compiles once.
+
+    Raises:
+        ModelError: what is compiled can be kept nowhere.
+    """
+    try:
+        return import_module("tlt.registration.deeds")
+    except RuntimeError as error:  # of numba, on an installation and a home that are read-only
+        raise ModelError(
+            f"the tracker 'deeds' cannot keep what numba compiles ({str(error).splitlines()[0]}); "
+            "set NUMBA_CACHE_DIR to a folder that can be written"
+        ) from error
+
+
 def register_deeds(
     template: Volume, search: Volume, report: Callable[[float], None] | None = None
 ) -> Warp:
@@ -45,8 +64,6 @@ def register_deeds(
 
     Where they share nothing it is zero.
     """
-    from tlt.registration.deeds import register  # numba is loaded by those who register
-
     seen = seen_by_both(template, search)
     if not seen.any():
         return Warp.zero(template.grid)
@@ -55,7 +72,7 @@ def register_deeds(
         torch.from_numpy(np.clip(volume.voxels[box], LOW_HU, HIGH_HU).astype(np.float32))
         for volume in (template, search)
     )
-    voxels_zyx = register(fixed, moving, report=report)
+    voxels_zyx = _load_method().register(fixed, moving, report=report)
     grid = template.grid.cropped([cut.start for cut in box], fixed.shape)
     displacement_mm = voxels_zyx.flip(0).movedim(0, -1).numpy() @ grid.axes.T
     return Warp(displacement_mm.astype(np.float32), grid)

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tlt.errors import ModelError
 from tlt.model.detections import Detections
-from tlt.model.weights import LoadedModel, inference_network
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.model.weights import LoadedModel, inference_network, precision_on, tensor_on
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.network import seen_through
 from tlt.systems.tiles import tiled
 from tlt.volume import AIR_HU, Volume
 
-WHOLE_MM = 2000.0  # beyond any scanner's field of view
 NOTHING_ELSE = -1.0  # cosine of the second best candidate where there is one alone
 
 
@@ -40,9 +40,16 @@ class DetectAndMatch:
         bf16: bool = False,
         reach_mm: float | None = None,
     ) -> None:
+        """Raises ModelError where the two networks want voxels of different sizes."""
+        voxels = [model.network.config.spacing_mm for model in (detector, embedding)]
+        if voxels[0] != voxels[1]:
+            raise ModelError(
+                f"{detector.name} was trained on voxels of {voxels[0]} mm, {embedding.name} on "
+                f"{voxels[1]} mm; give two networks of one voxel size"
+            )
         self.model_name: str | None = f"{detector.name},{embedding.name}"
         self.weights_sha256: str | None = f"{detector.sha256},{embedding.sha256}"
-        self.spacing_mm = detector.network.config.spacing_mm
+        self.spacing_mm = voxels[0]
         self.margin_mm = WHOLE_MM if reach_mm is None else reach_mm
         self.reach_mm = reach_mm
         self.detector = inference_network(detector.network, bf16).to(device)
@@ -61,9 +68,9 @@ class DetectAndMatch:
         if not len(found):
             return [Location(prior, _evidence(0.0, 0.0, 0.0)) for prior in pair.prior_mm]
         report("compare lesions", 0.0)
-        prior = self._tensor(pair.prior_mm)
+        prior = tensor_on(pair.prior_mm, self.device)
         lesions = self.embed(
-            seen_through(pair.template, pair.search), prior, self._tensor(pair.radius_mm)
+            seen_through(pair.template, pair.search), prior, tensor_on(pair.radius_mm, self.device)
         )
         likeness = lesions @ self.embed(pair.search, found.center_mm, found.radius_mm).mT
         if self.reach_mm is not None:
@@ -82,7 +89,7 @@ class DetectAndMatch:
 
         def encode(image: Tensor) -> Tensor:
             image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-            with self._precision():
+            with precision_on(self.device, self.bf16):
                 heat, faces = self.detector(image)
             return torch.cat([heat[0], faces[0]])
 
@@ -90,22 +97,16 @@ class DetectAndMatch:
         sources, step = len(config.sources), config.head_stride
         unseen = torch.from_numpy(np.isnan(volume.voxels[::step, ::step, ::step]))
         said[:sources, unseen] = -torch.inf  # where nobody looked nothing was found
-        origin = self._tensor(volume.grid.origin_mm)
+        origin = tensor_on(volume.grid.origin_mm, self.device)
         found = self.detector.detections(said[:sources], said[sources:], origin)
         return found[torch.from_numpy(shown(volume, found.center_mm.cpu().numpy()))]
 
     def embed(self, volume: Volume, centers_mm: Tensor, radius_mm: Tensor) -> Tensor:
         """Unit vectors (N, E) of lesions (N, 3) of a volume, float32."""
-        image = self._tensor(np.nan_to_num(volume.voxels, nan=AIR_HU))[None]
-        origin = self._tensor(volume.grid.origin_mm)
-        with self._precision():
+        image = tensor_on(np.nan_to_num(volume.voxels, nan=AIR_HU), self.device)[None]
+        origin = tensor_on(volume.grid.origin_mm, self.device)
+        with precision_on(self.device, self.bf16):
             return self.embedding.embedded(image, origin, centers_mm, radius_mm)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
-
-    def _tensor(self, values) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
 
 
 def shown(volume: Volume, points_mm: np.ndarray) -> NDArray[np.bool_]:

@@ -74,6 +74,11 @@ class DLTConfig(SiameseConfig):
         """As the backbone's, and a token each for upsampling and the convolution after it."""
         return super().halo + 2 * self.token_stride
 
+    @property
+    def kernel_reach(self) -> int:
+        """Tokens on each side of the global kernel's middle, along its longest side."""
+        return max(self.global_kernel) // 2
+
 
 class AnatomySignalEncoder(nn.Module):
     """Features (Q, C, d, h, w) of a Gaussian heatmap, to be multiplied into those of an image."""
@@ -177,7 +182,7 @@ def upsampled(coarse: Tensor, shape_zyx: torch.Size) -> Tensor:
 def peak_offset(maps: Tensor) -> Tensor:
     """Offset (Q, 3), as (x, y, z) in voxels, of the peak of maps (Q, D, H, W) from its voxel.
 
-    By a parabola along each axis, at most half a voxel; 0 at the border.
+    By a parabola along each axis, at most half a voxel; 0 at the border, and beside what is unseen.
     """
     index = torch.stack(torch.unravel_index(maps.flatten(1).argmax(1), maps.shape[1:]), -1)
     rows = torch.arange(len(maps), device=maps.device)
@@ -193,6 +198,7 @@ def peak_offset(maps: Tensor) -> Tensor:
         curvature = before - 2 * here + after
         found = (0.5 * (before - after) / curvature.clamp(max=-1e-6)).clamp(-0.5, 0.5)
         within = (index[:, axis] > 0) & (index[:, axis] < last)
+        within &= torch.minimum(before, after) > UNSEEN_LOGIT
         offset[:, 2 - axis] = torch.where(within, found, 0.0)
     return offset
 

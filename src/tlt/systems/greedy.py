@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from tlt.errors import TltError
-from tlt.systems.base import AlignedPair, Location, Progress
-from tlt.systems.warp import WHOLE_MM, Warp, box_of, clipped, followed, load_optional, seen_by_both
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
+from tlt.systems.warp import Warp, box_of, clipped, followed, load_optional, seen_by_both
 from tlt.volume import AIR_HU, Volume, to_sitk
 
 PACKAGE = "picsl_greedy"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tlt.model.network import Prediction, TokenMap
-from tlt.model.weights import LoadedModel, inference_network
+from tlt.model.weights import LoadedModel, inference_network, precision_on, tensor_on
 from tlt.systems.base import AlignedPair, Location, Progress
 from tlt.systems.tiles import tiled
 from tlt.volume import AIR_HU, Volume
@@ -43,7 +43,7 @@ class NetworkSystem:
         self.weights_sha256: str | None = model.sha256
         self.config = model.network.config
         self.spacing_mm = self.config.spacing_mm
-        reach_mm = max(self.config.search_reach_mm, around_mm)
+        reach_mm = max(self.config.features_reach_mm, around_mm)
         halo_mm = self.config.halo * self.config.spacing_mm
         self.margin_mm = reach_mm + self.config.token_mm + halo_mm
         self.network = inference_network(model.network, bf16).to(device)
@@ -56,11 +56,14 @@ class NetworkSystem:
         template, search = self.token_maps(pair, report)
         finish = self.finish(pair, template, search)
         located: list[Location] = []
-        centers, radii = self._tensor(pair.prior_mm), self._tensor(pair.radius_mm)
+        centers, radii = (
+            tensor_on(pair.prior_mm, self.device),
+            tensor_on(pair.radius_mm, self.device),
+        )
         for place, radius in zip(
             centers.split(LESIONS_AT_ONCE), radii.split(LESIONS_AT_ONCE), strict=True
         ):
-            with self._precision():
+            with precision_on(self.device, self.bf16):
                 predicted = self.network(template, search, place, radius)
             there, evidence = finish(predicted, place, radius)
             located += map(Location, there.double().cpu().numpy(), evidence)
@@ -88,20 +91,13 @@ class NetworkSystem:
         config = self.config
         token = round(config.token_mm / config.spacing_mm)  # voxels between tokens
         features = tiled(volume, self._encode, token, config.stride, config.halo, progress)
-        return TokenMap(features, self._tensor(volume.grid.origin_mm), config.token_mm)
+        return TokenMap(features, tensor_on(volume.grid.origin_mm, self.device), config.token_mm)
 
     def _encode(self, image: Tensor) -> Tensor:
         """Features (C, d, h, w), float32, of a tile (1, 1, D, H, W)."""
         image = image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
-        with self._precision():
+        with precision_on(self.device, self.bf16):
             return self.network.encode(image)[0].float()
-
-    def _precision(self) -> torch.autocast:
-        """What the network computes in."""
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
-
-    def _tensor(self, values) -> Tensor:
-        return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
 
 
 def evidence_of(predicted: Prediction) -> list[dict[str, float]]:

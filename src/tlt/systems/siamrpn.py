@@ -54,6 +54,11 @@ class SiamRPNConfig(SiameseConfig):
         """As the backbone's, and one token for the convolution that adjusts its features."""
         return super().halo + self.stride
 
+    @property
+    def kernel_reach(self) -> int:
+        """Tokens on each side of the kernel's middle."""
+        return self.kernel_tokens // 2
+
 
 class SiamRPN(SiameseNetwork):
     """Features of both roles and both branches in one map, two correlations, two heads."""
@@ -79,7 +84,7 @@ class SiamRPN(SiameseNetwork):
     ) -> Prediction:
         """The centres of Q lesions, as `TLT.forward`; of any radius, the kernel has one size."""
         config = self.config
-        inside = config.kernel_tokens // 2
+        inside = config.kernel_reach
         reach = config.reach_tokens
         lesion = cubes_about(template, centers_mm, (inside,) * 3)
         rest = centers_mm - lesion.center_mm

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlt.model.weights import LoadedModel, inference_network
-from tlt.systems.base import AlignedPair, Location, Progress
+from tlt.model.weights import LoadedModel, inference_network, precision_on, tensor_on
+from tlt.systems.base import WHOLE_MM, AlignedPair, Location, Progress
 from tlt.systems.network import seen_through
-from tlt.systems.warp import WHOLE_MM, Warp, box_of, followed, seen_by_both
+from tlt.systems.warp import Warp, box_of, followed, seen_by_both
 from tlt.volume import AIR_HU, Volume
 
 AROUND_MM = 32.0  # of the follow-up about what both scans show: what moved out of the baseline's
@@ -95,10 +95,9 @@ class VoxelMorphSystem:
     @torch.inference_mode()
     def _displacement(self, template: Tensor, search: Tensor) -> NDArray[np.float32]:
         """The displacement (d, h, w, 3) in mm as (x, y, z) of a tile (1, 1, D, H, W)."""
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16):
+        with precision_on(self.device, self.bf16):
             flow = self.network(template, search)[0]
         return flow.permute(1, 2, 3, 0).cpu().numpy()
 
     def _tensor(self, voxels: NDArray[np.float32]) -> Tensor:
-        air = np.nan_to_num(voxels, nan=AIR_HU)
-        return torch.from_numpy(air)[None, None].to(self.device)
+        return tensor_on(np.nan_to_num(voxels, nan=AIR_HU), self.device)[None, None]

@@ -16,8 +16,6 @@ from tlt.systems.base import AlignedPair, Location
 from tlt.systems.patch import HIGH_HU, LOW_HU, correlate, tones
 from tlt.volume import AIR_HU, Volume
 
-WHOLE_MM = 2000.0  # beyond any scanner's field of view
-
 AROUND_MM = 16.0  # half the side of the cube whose fit the confidence rests on
 LEAST_VOLUME = 0.05  # a warp that folds counts as one that squeezes to this share
 

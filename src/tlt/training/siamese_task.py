@@ -92,7 +92,8 @@ class TransTTask(TokenTask):
 class DLTTask(SiameseTask):
     """CornerNet's focal loss of the centre heatmap (alpha 2, beta 4), sigma the lesion's radius.
 
-    Departure: sigma is at most 8 mm, since what counts as found is never farther than 10 mm off.
+    Departures: sigma is at most 8 mm, since what counts as found is never farther than 10 mm off;
+    where the template's centre is jittered, the prior moves with it, for both are one point here.
     """
 
     weights: ClassVar[dict[str, float]] = {"focal": 1.0, "token": 1.0, "contrast": 1.0}
