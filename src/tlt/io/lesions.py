@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,8 @@ def _hint(row: Row, grid: Grid) -> str:
 def _lesion(row: Row, id_: str) -> Lesion:
     x, y, z = row.center_mm.tolist()
     radius = DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm
-    if row.tracking_uid:
-        return Lesion(id_, (x, y, z), radius, row.label, row.tracking_uid)
-    return Lesion(id_, (x, y, z), radius, row.label)
+    lesion = Lesion(
+        id_, (x, y, z), radius, row.label, size=row.size, site=row.site, nodal=row.nodal,
+        role=row.role,
+    )  # fmt: skip
+    return replace(lesion, tracking_uid=row.tracking_uid) if row.tracking_uid else lesion

@@ -1,0 +1,378 @@
+"""Lesions as a DICOM SR: Comprehensive 3D SR or Comprehensive SR after TID 1500.
+
+Two profiles. ``plain`` keeps the exact LPS points (SCOORD3D in the frame of reference). ``ohif``
+is what OHIF 3.13 reads back into its own, editable measurements: pixels (SCOORD) of the slice that
+holds the axes, or of the slice nearest to a point, under Cornerstone's tracking identifiers.
+
+A lesion that was not found, or is out of view, gets no measurement group: only a remark under
+"Qualitative Evaluations". (OHIF 3.13 fails on groups without coordinates.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydicom.uid import generate_uid
+
+from tlt.errors import InputError, UsageError
+from tlt.io.dicom_references import References, load_references, require_highdicom
+from tlt.io.files import atomic_path
+from tlt.io.lesion_rows import placed
+from tlt.lesion import Axis, Lesion, Match, Role
+from tlt.volume import Volume
+
+if TYPE_CHECKING:
+    from highdicom import sr
+
+PROFILES = ("plain", "ohif")
+CORNERSTONE = "Cornerstone3DTools@^0.1.0"
+MANUFACTURER = "Transformer Lesion Tracker"
+OBSERVER_UID = "2.25.232839013519846123497862231460098713345"  # of the program, made once
+SERIES_NUMBER = 9901
+
+
+def write_sr(
+    items: Sequence[Lesion | Match],
+    image: Volume,
+    path: str | os.PathLike[str],
+    profile: str = "plain",
+    time_point: int = 1,
+    reader: str = "",
+    sop_uid: str | None = None,
+    series_uid: str | None = None,
+) -> str:
+    """Write the lesions of one image as a DICOM SR; returns its SOP Instance UID.
+
+    Args:
+        items: lesions of a baseline, or matches in a follow-up.
+        image: the image that they lie in, read from DICOM: its headers are read again for the
+            patient, the study and the references.
+        path: the file.
+        profile: ``plain`` or ``ohif``.
+        time_point: 0 for the baseline, 1, 2, ... for the follow-ups in the order of time.
+        reader: name of the person who decided, if one did.
+        sop_uid, series_uid: for an object that is written again; new ones by default.
+
+    Raises:
+        InputError: the image is not from DICOM, or lacks a frame of reference.
+        UsageError: an unknown profile, or the extra ``dicom`` is not installed.
+    """
+    require_highdicom()
+    if profile not in PROFILES:
+        raise UsageError(f"--sr-profile {profile}: unknown; use one of {' '.join(PROFILES)}")
+    references = load_references(image)
+    if not references.frame_uid:
+        raise InputError(
+            f"{image.path}: the images have no Frame of Reference UID, so no SR can place a lesion "
+            "in them; export the original series"
+        )
+    sop_uid = sop_uid or generate_uid(prefix=None)
+    report = _document(
+        items,
+        references,
+        profile,
+        time_point,
+        reader,
+        (sop_uid, series_uid or generate_uid(None, [sop_uid, "series"])),
+    )
+    with atomic_path(path) as beside:
+        report.save_as(beside, enforce_file_format=True)
+    return sop_uid
+
+
+def _document(
+    items: Sequence[Lesion | Match],
+    references: References,
+    profile: str,
+    time_point: int,
+    reader: str,
+    uids: tuple[str, str],
+) -> Any:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    builder = _Groups(references, profile, time_point)
+    groups = [builder.group(items[count - 1], lesion) for count, lesion in placed(items)]
+    content = sr.MeasurementReport(
+        observation_context=_observers(reader),
+        procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    _add_lost(content, items)
+    flat = profile == "ohif" and not builder.spatial
+    document = (sr.ComprehensiveSR if flat else sr.Comprehensive3DSR)(
+        evidence=[references.image(plane) for plane in sorted(builder.used or {0})],
+        content=content[0],
+        series_instance_uid=uids[1],
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uids[0],
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name="tlt",
+        software_versions=version("transformer-lesion-tracker"),
+        device_serial_number="1",
+        is_complete=True,
+        specific_character_set="ISO_IR 192",
+        series_description=f"Lesions, {_time_point_name(time_point)}",
+    )
+    return document
+
+
+def _time_point_name(time_point: int) -> str:
+    return f"follow-up {time_point}" if time_point else "baseline"
+
+
+def _observers(reader: str) -> sr.ObservationContext:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    person = None
+    if reader.strip():
+        name = sr.PersonObserverIdentifyingAttributes(name=reader.replace("^", " ").strip() + "^")
+        person = sr.ObserverContext(codes.DCM.Person, name)
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=OBSERVER_UID, name="tlt", manufacturer_name=MANUFACTURER, model_name="tlt"
+    )
+    return sr.ObservationContext(
+        observer_person_context=person,
+        observer_device_context=sr.ObserverContext(codes.DCM.Device, device),
+    )
+
+
+def _add_lost(content: sr.MeasurementReport, items: Sequence[Lesion | Match]) -> None:
+    """Say which lesions have no place here, where no viewer takes it for a measurement."""
+    from highdicom import sr
+
+    shown = {count for count, _ in placed(items)}
+    lost = [m for n, m in enumerate(items, 1) if isinstance(m, Match) and n not in shown]
+    if not lost:
+        return
+    box = sr.ContainerContentItem(
+        name=sr.CodedConcept("C0034375", "UMLS", "Qualitative Evaluations"),
+        relationship_type="CONTAINS",
+    )
+    box.ContentSequence = sr.ContentSequence(
+        [
+            _comment(
+                f"{match.lesion.id} (Tracking UID {match.lesion.tracking_uid}): "
+                f"{match.status.value.replace('_', ' ')}"
+            )
+            for match in lost
+        ]
+    )
+    content[0].ContentSequence.append(box)
+
+
+def _comment(text: str) -> sr.TextContentItem:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    return sr.TextContentItem(name=codes.DCM.Comment, value=text, relationship_type="CONTAINS")
+
+
+class _Groups:
+    """Makes a measurement group a lesion.
+
+    ``used`` collects the slices that lesions lie in, ``spatial`` tells whether a point had to be
+    given in space rather than in a slice.
+    """
+
+    def __init__(self, references: References, profile: str, time_point: int) -> None:
+        self.references = references
+        self.ohif = profile == "ohif"
+        self.time_point = time_point
+        self.used: set[int] = set()
+        self.spatial = False
+
+    def group(self, item: Lesion | Match, lesion: Lesion) -> Any:
+        """The group of a lesion at its place here; ``item`` is what it was made from."""
+        from highdicom import sr
+        from pydicom.sr.codedict import codes
+
+        common = {
+            "tracking_identifier": sr.TrackingIdentifier(
+                lesion.tracking_uid, self._identifier(lesion)
+            ),
+            "time_point_context": self._time_point(),
+            "finding_type": codes.SCT.Lesion,
+            "finding_sites": _sites(lesion),
+            "algorithm_id": _algorithm(item, lesion),
+            "qualitative_evaluations": _evaluations(item, lesion),
+        }
+        near = self.references.plane_near(lesion.center_mm)
+        self.used.add(near)
+        if lesion.size is None and not self.ohif:
+            group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+                referenced_region=self._space_region([lesion.center_mm]),
+                measurements=_scalars(item, lesion),
+                **common,
+            )
+        else:
+            group = sr.MeasurementsAndQualitativeEvaluations(
+                measurements=self._measurements(item, lesion), **common
+            )
+            if not self.ohif:
+                group[0].ContentSequence.append(self._center(lesion))
+        comment = self._label(lesion)
+        if comment:
+            group[0].ContentSequence.append(_comment(comment))
+        return group
+
+    def _identifier(self, lesion: Lesion) -> str:
+        if not self.ohif:
+            return lesion.id
+        if lesion.size is None:
+            return f"{CORNERSTONE}:ArrowAnnotate:{lesion.id}"
+        return (
+            f"{CORNERSTONE}:{'Bidirectional' if lesion.size.short_axis else 'Length'}:{lesion.id}"
+        )
+
+    def _label(self, lesion: Lesion) -> str:
+        """OHIF shows the comment and not the identifier, so there the id leads it."""
+        if not self.ohif:
+            return lesion.label
+        return f"{lesion.id}: {lesion.label}" if lesion.label else lesion.id
+
+    def _time_point(self) -> sr.TimePointContext:
+        from highdicom import sr
+
+        name = _time_point_name(self.time_point)
+        return sr.TimePointContext(
+            time_point=name,
+            time_point_order=self.time_point,
+            subject_time_point_identifier=str(self.time_point),
+        )
+
+    def _measurements(self, item: Lesion | Match, lesion: Lesion) -> list[sr.Measurement]:
+        """The axes with their lines first, as OHIF looks for them; else a number at the point."""
+        from tlt.io.dicom_codes import LENGTH, LONG_AXIS, SHORT_AXIS
+
+        size = lesion.size
+        if size is None:
+            (first, *others) = _scalars(item, lesion, [self._coordinates([lesion.center_mm])])
+            return [first, *others]
+        if size.short_axis is None:
+            axes = [self._axis(LENGTH, size.long_axis)]
+        else:
+            axes = [self._axis(LONG_AXIS, size.long_axis), self._axis(SHORT_AXIS, size.short_axis)]
+        return [*axes, *_scalars(item, lesion)]
+
+    def _axis(self, name: Any, axis: Axis) -> sr.Measurement:
+        points = [axis.start_mm, axis.end_mm]
+        return _number(name, axis.length_mm, "mm", [self._coordinates(points)])
+
+    def _coordinates(self, points_mm: Sequence) -> Any:
+        """A point or a line, in the nearest slice (ohif) or in space."""
+        from highdicom import sr
+
+        kind = "POINT" if len(points_mm) == 1 else "POLYLINE"
+        in_slice = len(points_mm) == 1 or self.references.in_one_plane(points_mm)
+        if not self.ohif or not in_slice:
+            self.spatial = True
+            return sr.CoordinatesForMeasurement3D(
+                kind, np.array(points_mm, float), self.references.frame_uid
+            )
+        near = self.references.plane_near(np.mean(points_mm, axis=0))
+        self.used.add(near)
+        plane = self.references.planes[near]
+        source = sr.SourceImageForRegion(
+            plane.sop_class_uid, plane.sop_uid, None if plane.frame is None else [plane.frame]
+        )
+        return sr.CoordinatesForMeasurement(kind, self.references.pixels_of(points_mm), source)
+
+    def _space_region(self, points_mm: Sequence) -> sr.ImageRegion3D:
+        from highdicom import sr
+
+        self.spatial = True
+        return sr.ImageRegion3D("POINT", np.array(points_mm, float), self.references.frame_uid)
+
+    def _center(self, lesion: Lesion) -> Any:
+        """The centre beside the axes, whose middle it need not be."""
+        from highdicom import sr
+        from pydicom.sr.codedict import codes
+
+        self.spatial = True
+        return sr.Scoord3DContentItem(
+            name=codes.DCM.Center,
+            graphic_type="POINT",
+            graphic_data=np.array([lesion.center_mm], float),
+            frame_of_reference_uid=self.references.frame_uid,
+            relationship_type="CONTAINS",
+        )
+
+
+def _number(name: Any, value: float, unit: str, coordinates: list | None = None) -> sr.Measurement:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    units = {
+        "mm": codes.UCUM.Millimeter,
+        "mm3": codes.UCUM.CubicMillimeter,
+        "%": codes.UCUM.Percent,
+    }
+    return sr.Measurement(
+        name=name, value=round(value, 3), unit=units[unit], referenced_coordinates=coordinates
+    )
+
+
+def _scalars(
+    item: Lesion | Match, lesion: Lesion, coordinates: list | None = None
+) -> list[sr.Measurement]:
+    """What is known as a number: how sure the place is, the marked diameter, the volume.
+
+    A match without a measured size tells no diameter: that of its baseline is not its own.
+    """
+    from tlt.io.dicom_codes import CERTAINTY, DIAMETER, VOLUME
+
+    volume = lesion.size.volume_mm3 if lesion.size else None
+    numbers = []
+    if isinstance(item, Match):
+        numbers.append(_number(CERTAINTY, 100 * item.confidence, "%", coordinates))
+        if lesion.size is None and item.radius_mm is not None:
+            numbers.append(_number(DIAMETER, 2 * item.radius_mm, "mm"))
+    elif lesion.size is None:
+        numbers.append(_number(DIAMETER, 2 * lesion.radius_mm, "mm", coordinates))
+    if volume is not None:
+        numbers.append(_number(VOLUME, volume, "mm3"))
+    return numbers
+
+
+def _sites(lesion: Lesion) -> list[sr.FindingSite]:
+    from highdicom import sr
+
+    from tlt.io.dicom_codes import LYMPH_NODE, site_code
+
+    sites = [site_code(lesion.site)] if lesion.site.strip() else []
+    if lesion.nodal and LYMPH_NODE not in sites:
+        sites.append(LYMPH_NODE)
+    return [sr.FindingSite(code) for code in sites]
+
+
+def _algorithm(item: Lesion | Match, lesion: Lesion) -> sr.AlgorithmIdentification | None:
+    """The program, where what the group says is its own and not a person's."""
+    from highdicom import sr
+
+    drawn = lesion.size is not None and lesion.size.by_reader
+    if drawn or (isinstance(item, Lesion) and lesion.size is None):
+        return None
+    return sr.AlgorithmIdentification("tlt", version("transformer-lesion-tracker"))
+
+
+def _evaluations(item: Lesion | Match, lesion: Lesion) -> list[sr.QualitativeEvaluation]:
+    from highdicom import sr
+
+    from tlt.io.dicom_codes import DOUBTFUL, ROLE, SIZE_QUALITY, STATUS, role_code, status_code
+
+    evaluations = []
+    if isinstance(item, Match):
+        evaluations.append(sr.QualitativeEvaluation(STATUS, status_code(item.status)))
+    if lesion.role is not Role.UNDECIDED:
+        evaluations.append(sr.QualitativeEvaluation(ROLE, role_code(lesion.role)))
+    if lesion.size is not None and lesion.size.doubtful:
+        evaluations.append(sr.QualitativeEvaluation(SIZE_QUALITY, DOUBTFUL))
+    return evaluations
