@@ -53,13 +53,18 @@ OTHERS = (
 )  # fmt: skip
 
 
+def storage_classes() -> tuple[str, ...]:
+    """SOP Class UIDs of what we take."""
+    return tuple(str(kind) for kind in (*IMAGES, *OTHERS))
+
+
 def receivable(accepting: bool = False) -> list[PresentationContext]:
     """Presentation contexts of what we take; as an acceptor, one a kind with all its syntaxes.
 
     As a requestor each syntax has a context of its own: of one context the peer picks one syntax,
     and images stored in another would be decompressed or not sent.
     """
-    kinds = {kind: (*UNCOMPRESSED, *COMPRESSED) for kind in IMAGES} | dict.fromkeys(
+    kinds = dict.fromkeys(IMAGES, (*UNCOMPRESSED, *COMPRESSED)) | dict.fromkeys(
         OTHERS, UNCOMPRESSED
     )
     if accepting:

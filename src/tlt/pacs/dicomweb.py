@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ class DicomWebPeer:
     def store(self, paths: Sequence[Path]) -> None:
         """Send the files one by one; each must be confirmed, or be there afterwards."""
         for path in paths:
-            self._ask(lambda path=path: self._store(path))
+            self._ask(partial(self._store, path))
 
     def _store(self, path: Path) -> None:
         dataset = pydicom.dcmread(path)
@@ -166,12 +167,15 @@ class DicomWebPeer:
         """Every result, page by page, each once; those without a usable UID are passed over."""
         found: dict[str, Dataset] = {}
         for offset in range(0, MAX_RESULTS, PAGE):
-            page = self._ask(lambda offset=offset: self._checked(search(offset)))
+            page = self._ask(partial(self._page, search, offset))
             known = len(found)
             found.update((_text(one, key), one) for one in page if is_uid(_text(one, key)))
             if len(page) < PAGE or len(found) == known:
                 return list(found.values())
         raise PeerError(f"{self.name}: more than {MAX_RESULTS} results; narrow the search")
+
+    def _page(self, search: Callable[[int], list[dict]], offset: int) -> list[Dataset]:
+        return self._checked(search(offset))
 
     def _checked(self, answer: Any) -> list[Dataset]:
         """The results of a search as datasets."""

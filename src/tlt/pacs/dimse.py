@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +13,14 @@ import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, Association, build_context, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
-    StudyRootQueryRetrieveInformationModelFind as FIND,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
 )
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelGet as GET,
-)
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelMove as MOVE,
-)
-from pynetdicom.sop_class import Verification
 
 from tlt.errors import PeerError, UsageError
-from tlt.pacs.contexts import UNCOMPRESSED, receivable
+from tlt.pacs.contexts import UNCOMPRESSED, receivable, storage_classes
 from tlt.pacs.peer import (
     Limits,
     OurSide,
@@ -36,6 +33,9 @@ from tlt.pacs.peer import (
     persistently,
 )
 
+FIND = StudyRootQueryRetrieveInformationModelFind
+GET = StudyRootQueryRetrieveInformationModelGet
+MOVE = StudyRootQueryRetrieveInformationModelMove
 MAX_RESULTS = 20_000
 UIDS_A_REQUEST = 100
 MAX_CONTEXTS = 128
@@ -110,7 +110,9 @@ class DimsePeer:
         if sop_uids is not None:
             parts = range(0, len(sop_uids), UIDS_A_REQUEST)
             queries = [
-                _query("IMAGE", _of(series) | {"SOPInstanceUID": list(sop_uids[i:][:UIDS_A_REQUEST])})
+                _query(
+                    "IMAGE", _of(series) | {"SOPInstanceUID": list(sop_uids[i:][:UIDS_A_REQUEST])}
+                )
                 for i in parts
             ]
         with guarded(self.name, _explain):
@@ -132,7 +134,7 @@ class DimsePeer:
             raise UsageError("too many kinds of files for one association; push fewer at a time")
         contexts = [build_context(kind, syntax) for kind, syntax in sorted(pairs)]
         for path in paths:
-            self._ask(lambda path=path: self._store(contexts, path))
+            self._ask(partial(self._store, contexts, path))
 
     def _store(self, contexts: list, path: Path) -> None:
         with self._associated(contexts) as association:
@@ -147,7 +149,7 @@ class DimsePeer:
 
     def _find(self, level: str, keys: dict[str, Any]) -> list[Dataset]:
         def request() -> list[Dataset]:
-            found = []
+            found: list[Dataset] = []
             with self._associated([build_context(FIND)]) as association:
                 for status, one in association.send_c_find(_query(level, keys), FIND):
                     if status.get("Status") not in PENDING:
@@ -168,7 +170,7 @@ class DimsePeer:
     def _get(self, query: Dataset, receive: Receive) -> bool:
         """Whether the peer does C-GET; if it does, all that it has was received."""
         storage = receivable()
-        roles = [build_role(uid, scp_role=True) for uid in {c.abstract_syntax for c in storage}]
+        roles = [build_role(uid, scp_role=True) for uid in storage_classes()]
         inbox = _Inbox(receive)
         handlers = [(evt.EVT_C_STORE, inbox.put)]
         limit = self.limits.series_bytes
@@ -207,7 +209,8 @@ class DimsePeer:
                 status = self._last(association.send_c_move(query, self.our_side.ae_title, MOVE))
         finally:
             server.shutdown()
-            listening.server_close()
+            if listening is not None:
+                listening.server_close()
         inbox.check()
         if not inbox.received and status.get("Status") != SUCCESS:
             raise PeerError(
@@ -218,9 +221,7 @@ class DimsePeer:
         self._check(status, "fetch", partly=True)
 
     def _last(self, responses: Iterator[tuple[Dataset, Dataset | None]]) -> Dataset:
-        status = Dataset()
-        for status, _ in responses:
-            pass
+        *_, (status, _) = responses
         return status
 
     def _check(self, status: Dataset, what: str, partly: bool = False) -> None:

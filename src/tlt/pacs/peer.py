@@ -114,9 +114,9 @@ class Peer(Protocol):
         """The studies that match DICOM keywords (``PatientID="7"``, ``StudyDate="20240101-"``)."""
         ...
 
-    def series(self, study_uid: str | None = None, series_uid: str | None = None) -> (
-        list[PeerSeries]
-    ):
+    def series(
+        self, study_uid: str | None = None, series_uid: str | None = None
+    ) -> list[PeerSeries]:
         """The series of a study, or the one series."""
         ...
 
@@ -137,9 +137,7 @@ class PassingError(PeerError):
     """A failure that another attempt may mend: a broken connection, a busy peer."""
 
 
-def open_peer(
-    address: str, limits: Limits | None = None, our_side: OurSide | None = None
-) -> Peer:
+def open_peer(address: str, limits: Limits | None = None, our_side: OurSide | None = None) -> Peer:
     """The peer at an address; nothing is sent yet. Raises UsageError for an impossible address."""
     limits, our_side = limits or Limits(), our_side or OurSide.from_environment()
     try:
@@ -151,7 +149,9 @@ def open_peer(
         from tlt.pacs.dimse import DimsePeer
 
         if not (parts.username and parts.hostname and port) or parts.password or parts.path:
-            raise UsageError("the address of the PACS is incomplete; give dicom://AETITLE@HOST:PORT")
+            raise UsageError(
+                "the address of the PACS is incomplete; give dicom://AETITLE@HOST:PORT"
+            )
         title = checked_ae_title(unquote(parts.username))
         return DimsePeer(parts.hostname, port, title, our_side, limits)
     if parts.scheme not in ("http", "https") or not parts.hostname:
