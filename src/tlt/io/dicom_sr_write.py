@@ -241,10 +241,10 @@ class _Groups:
     def _time_point(self) -> sr.TimePointContext:
         from highdicom import sr
 
-        name = _time_point_name(self.time_point)
         return sr.TimePointContext(
-            time_point=name,
-            time_point_order=self.time_point,
+            time_point=_time_point_name(self.time_point),
+            # OHIF takes the first number of a group for its measurement.
+            time_point_order=None if self.ohif else self.time_point,
             subject_time_point_identifier=str(self.time_point),
         )
 

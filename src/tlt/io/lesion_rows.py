@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -62,6 +63,12 @@ def numbers(value: object, count: int, where: str, what: str) -> Points:
 def to_lps(point: Points, frame: str) -> Points:
     """The LPS point of an LPS or RAS point."""
     return point * (-1, -1, 1) if frame == "RAS" else point
+
+
+def with_unique_ids(rows: list[Row]) -> list[Row]:
+    """The rows, without the ids that several of them have: those are numbered instead."""
+    counts = Counter(" ".join(row.id.split()) for row in rows)
+    return [row if counts[" ".join(row.id.split())] == 1 else replace(row, id="") for row in rows]
 
 
 def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:

@@ -1,0 +1,354 @@
+"""Lesions as a DICOM RT Structure Set: a region of interest a lesion, outlined slice by slice.
+
+The outlines are those of the extent where there is one, else of the ball. Their centroid follows
+the slices; the lesion's own centre, radius and Tracking UID stand in the ROI Description, which is
+what `read_rtstruct` goes by where it is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+
+import numpy as np
+from matplotlib.path import Path as Outline
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
+
+from tlt.errors import InputError
+from tlt.geometry import Points
+from tlt.io.dicom_codes import plain_text
+from tlt.io.dicom_references import COMMON, References, load_references
+from tlt.io.dicom_sr_read import outline_center
+from tlt.io.files import atomic_path
+from tlt.io.lesion_rows import Row, placed, with_unique_ids
+from tlt.io.masks import on_grid
+from tlt.lesion import Lesion, Match
+from tlt.volume import Volume
+
+CORNERS = 48  # of a ball's outline in a slice
+COLORS = ((230, 60, 50), (60, 160, 230), (250, 180, 40), (90, 190, 90), (190, 90, 200))
+SERIES_NUMBER = 9903
+# Types of regions that are no lesions.
+NOT_LESIONS = {
+    "EXTERNAL", "ORGAN", "AVOIDANCE", "SUPPORT", "FIXATION", "BOLUS", "CAVITY", "DOSE_REGION",
+    "CONTRAST_AGENT", "CONTROL", "REGISTRATION", "ISOCENTER",
+}  # fmt: skip
+MAX_POINTS = 2_000_000
+
+log = logging.getLogger(__name__)
+
+
+def write_rtstruct(
+    items: Sequence[Lesion | Match],
+    image: Volume,
+    path: str | os.PathLike[str],
+    sop_uid: str | None = None,
+    series_uid: str | None = None,
+) -> list[str]:
+    """Write lesions where they were found as an RT Structure Set; returns their ids.
+
+    Nothing is written, and nothing returned, where none was found. ``image`` is the DICOM series
+    that they lie in. Raises InputError when it is none, or has no frame of reference.
+    """
+    references = load_references(image)
+    if not references.frame_uid:
+        raise InputError(
+            f"{image.path}: the images have no Frame of Reference UID, so nothing can be outlined "
+            "in them; export the original series"
+        )
+    outlined = []
+    for count, lesion in placed(items):
+        item = items[count - 1]
+        extent = item.extent if isinstance(item, Match) else None
+        outlined.append((lesion, list(_outlines(lesion, extent, references))))
+    if not outlined:
+        return []
+    sop_uid = sop_uid or generate_uid(prefix=None)
+    dataset = _object(references, sop_uid, series_uid or generate_uid(None, [sop_uid, "series"]))
+    _add_regions(dataset, outlined, references)
+    with atomic_path(path) as beside:
+        dataset.save_as(beside, enforce_file_format=True)
+    return [lesion.id for lesion, _ in outlined]
+
+
+def read_rtstruct(dataset: Dataset, name: str, references: References | None) -> list[Row]:
+    """The regions of interest of an RT Structure Set; organs and the like are left out.
+
+    Raises InputError for another frame of reference than the baseline's, and where nothing is
+    outlined.
+    """
+    regions = {int(r.ROINumber): r for r in dataset.get("StructureSetROISequence") or []}
+    notes = {int(o.ReferencedROINumber): o for o in dataset.get("RTROIObservationsSequence") or []}
+    rows, organs = [], 0
+    for item in dataset.get("ROIContourSequence") or []:
+        number = int(item.ReferencedROINumber)
+        if number not in regions:
+            raise InputError(f"{name}: contours of ROI {number}, which is not described in it")
+        note = notes.get(number, Dataset())
+        if str(note.get("RTROIInterpretedType") or "").upper() in NOT_LESIONS:
+            organs += 1
+            continue
+        contours = _contours(item)
+        if contours:
+            _check_frame(regions[number], name, references)
+            rows.append(_row(regions[number], note, contours, f"{name}: ROI {number}"))
+    if not rows:
+        raise InputError(
+            f"{name}: no outlined lesion in the RTSTRUCT ({organs} regions are organs or the "
+            "like); outline at least one lesion"
+        )
+    if organs:
+        log.warning("%s: %d regions are organs or the like and are left out", name, organs)
+    return with_unique_ids(rows)
+
+
+def _outlines(
+    lesion: Lesion, extent: Volume | None, references: References
+) -> Iterator[tuple[int, Points]]:
+    """The outlines (slice, LPS points (N, 3)) of a lesion."""
+    part = on_grid(extent, references.grid) if extent is not None else None
+    if part is None:
+        yield from _ball_outlines(lesion, references)
+        return
+    from contourpy import contour_generator
+
+    start = np.round(references.grid.mm_to_index(part.grid.origin_mm)).astype(int)
+    for level, mask in enumerate(part.voxels, int(start[0])):
+        padded = np.pad(mask.astype(float), 1)
+        for line in contour_generator(z=padded).lines(0.5):
+            index = np.column_stack([np.full(len(line), level), line[:, ::-1] - 1 + start[1:]])
+            yield level, references.grid.index_to_mm(index[:-1])
+
+
+def _ball_outlines(lesion: Lesion, references: References) -> Iterator[tuple[int, Points]]:
+    """The circles in which slices cut a ball; the nearest slice has one at any rate."""
+    grid = references.grid
+    center = grid.mm_to_index(lesion.center_mm)
+    angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
+    near = references.plane_near(lesion.center_mm)
+    reach = int(lesion.radius_mm / grid.spacing_mm[2]) + 1
+    for level in range(max(0, near - reach), min(len(references.planes), near + reach + 1)):
+        height = (level - center[0]) * grid.spacing_mm[2]
+        square = lesion.radius_mm**2 - height**2
+        if square <= 0 and level != near:
+            continue
+        radius = np.sqrt(square) if square > 0 else lesion.radius_mm
+        index = np.column_stack(
+            [
+                np.full(CORNERS, level),
+                center[1] + radius * np.sin(angles) / grid.spacing_mm[1],
+                center[2] + radius * np.cos(angles) / grid.spacing_mm[0],
+            ]
+        )
+        yield level, grid.index_to_mm(index)
+
+
+def _object(references: References, sop_uid: str, series_uid: str) -> Dataset:
+    """The structure set without regions: patient, study, equipment and what it refers to."""
+    image, now = references.images[0], datetime.datetime.now()
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = sop_uid
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, sop_uid
+    for keyword in COMMON:
+        setattr(dataset, keyword, image.get(keyword))
+    dataset.StudyInstanceUID = image.StudyInstanceUID
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = _date_time(now)
+    dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", series_uid
+    dataset.SeriesNumber, dataset.InstanceNumber = SERIES_NUMBER, 1
+    dataset.SeriesDescription, dataset.OperatorsName = "Lesions", None
+    dataset.Manufacturer, dataset.ManufacturerModelName = "Transformer Lesion Tracker", "tlt"
+    dataset.SoftwareVersions = version("transformer-lesion-tracker")
+    dataset.PositionReferenceIndicator = None
+    dataset.FrameOfReferenceUID = references.frame_uid
+    dataset.StructureSetLabel, dataset.StructureSetName = "LESIONS", "Lesions"
+    dataset.StructureSetDate, dataset.StructureSetTime = _date_time(now)
+    dataset.ApprovalStatus = "UNAPPROVED"
+    dataset.ReferencedFrameOfReferenceSequence = [_referenced_frame(references)]
+    return dataset
+
+
+def _date_time(now: datetime.datetime) -> tuple[str, str]:
+    return now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+
+
+def _referenced_frame(references: References) -> Dataset:
+    image = references.images[0]
+    series = Dataset()
+    series.SeriesInstanceUID = image.SeriesInstanceUID
+    series.ContourImageSequence = [_reference(h.SOPClassUID, h.SOPInstanceUID)
+                                   for h in references.images]  # fmt: skip
+    study = _reference("1.2.840.10008.3.1.2.3.1", image.StudyInstanceUID)
+    study.RTReferencedSeriesSequence = [series]
+    frame = Dataset()
+    frame.FrameOfReferenceUID = references.frame_uid
+    frame.RTReferencedStudySequence = [study]
+    return frame
+
+
+def _reference(sop_class: str, sop_uid: str) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sop_class, sop_uid
+    return reference
+
+
+def _add_regions(
+    dataset: Dataset,
+    outlined: list[tuple[Lesion, list[tuple[int, Points]]]],
+    references: References,
+) -> None:
+    dataset.StructureSetROISequence = []
+    dataset.ROIContourSequence = []
+    dataset.RTROIObservationsSequence = []
+    for number, (lesion, outlines) in enumerate(outlined, 1):
+        region = Dataset()
+        region.ROINumber = number
+        region.ReferencedFrameOfReferenceUID = references.frame_uid
+        region.ROIName = plain_text(lesion.id) or f"lesion {number}"
+        region.ROIDescription = _description(lesion)
+        region.ROIGenerationAlgorithm = "AUTOMATIC"
+        dataset.StructureSetROISequence.append(region)
+        drawn = Dataset()
+        drawn.ROIDisplayColor = list(COLORS[(number - 1) % len(COLORS)])
+        drawn.ReferencedROINumber = number
+        drawn.ContourSequence = [_contour(*outline, references) for outline in outlines]
+        dataset.ROIContourSequence.append(drawn)
+        note = Dataset()
+        note.ObservationNumber = note.ReferencedROINumber = number
+        note.ROIObservationLabel = plain_text(lesion.label, 16)
+        note.RTROIInterpretedType = "GTV"
+        note.ROIInterpreter = None
+        dataset.RTROIObservationsSequence.append(note)
+
+
+def _description(lesion: Lesion) -> str:
+    center = ",".join(f"{v:.4f}" for v in lesion.center_mm)
+    text = (
+        f"center_mm={center}; radius_mm={lesion.radius_mm:.4f}; "
+        f"tracking_uid={lesion.tracking_uid}; label={lesion.label}"
+    )
+    return plain_text(text, 1024)
+
+
+def _contour(level: int, points: Points, references: References) -> Dataset:
+    plane = references.planes[level]
+    image = _reference(plane.sop_class_uid, plane.sop_uid)
+    if plane.frame is not None:
+        image.ReferencedFrameNumber = plane.frame
+    contour = Dataset()
+    contour.ContourImageSequence = [image]
+    contour.ContourGeometricType = "CLOSED_PLANAR" if len(points) > 1 else "POINT"
+    contour.NumberOfContourPoints = len(points)
+    contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
+    return contour
+
+
+def _contours(item: Dataset) -> list[Points]:
+    contours = []
+    for contour in item.get("ContourSequence") or []:
+        flat = np.array([float(v) for v in contour.ContourData], float)
+        if flat.size % 3 or flat.size > MAX_POINTS:
+            raise ValueError("ContourData")
+        if flat.size:
+            contours.append(flat.reshape(-1, 3))
+    return contours
+
+
+def _check_frame(region: Dataset, name: str, references: References | None) -> None:
+    frame = str(region.get("ReferencedFrameOfReferenceUID") or "")
+    if references is not None and frame != references.frame_uid:
+        raise InputError(
+            f"{name}: the RTSTRUCT has another frame of reference than the baseline; "
+            "give the one that was drawn on this baseline"
+        )
+
+
+def _row(region: Dataset, note: Dataset, contours: list[Points], where: str) -> Row:
+    text = str(region.get("ROIDescription") or "")
+    ours = dict(re.findall(r"(center_mm|radius_mm|tracking_uid|label)=([^;]*)", text))
+    center, radius = _measure(contours)
+    if "center_mm" in ours and "radius_mm" in ours:
+        center = np.array([float(v) for v in ours["center_mm"].split(",")]).reshape(3)
+        radius = float(ours["radius_mm"])
+    label = ours.get("label") or str(note.get("ROIObservationLabel") or "")
+    return Row(
+        where=where,
+        id=str(region.get("ROIName") or ""),
+        center_mm=center,
+        radius_mm=radius,
+        label=label.strip(),
+        tracking_uid=ours.get("tracking_uid", "").strip(),
+    )
+
+
+def _measure(contours: list[Points]) -> tuple[Points, float | None]:
+    """The centroid of what is outlined, and half its longest extent in one slice.
+
+    An outline inside another of its slice is a hole in it. Single points have no radius.
+    """
+    planes: dict[tuple[int, ...], list[Points]] = defaultdict(list)
+    for points in contours:
+        planes[_plane_of(points)].append(points)
+    weighted, area = np.zeros(3), 0.0
+    for inside in planes.values():
+        for points in inside:
+            part = _area(points) * (-1) ** _depth(points, inside)
+            weighted, area = weighted + part * outline_center(points), area + part
+    longest = max(_longest(points) for points in contours)
+    if area <= 0:
+        return np.concatenate(contours).mean(0), longest / 2 or None
+    return weighted / area, longest / 2
+
+
+def _plane_of(points: Points) -> tuple[int, ...]:
+    """Equal for outlines of one slice: its normal and its distance from the origin, rounded."""
+    normal = _normal(points)
+    normal = normal * (1 if normal[np.abs(normal).argmax()] > 0 else -1)
+    return (*np.round(normal * 50).astype(int), round(float(points[0] @ normal) * 10))
+
+
+def _normal(points: Points) -> NDArray:
+    spokes = points - points.mean(0)
+    total = np.cross(spokes, np.roll(spokes, -1, 0)).sum(0)
+    length = np.linalg.norm(total)
+    return total / length if length > 0 else np.array([0.0, 0.0, 1.0])
+
+
+def _area(points: Points) -> float:
+    spokes = points - points.mean(0)
+    return float(np.linalg.norm(np.cross(spokes, np.roll(spokes, -1, 0)).sum(0))) / 2
+
+
+def _depth(points: Points, inside: list[Points]) -> int:
+    """How many other outlines of its slice lie around an outline."""
+    flat = [axis for axis in range(3) if axis != np.abs(_normal(points)).argmax()]
+    return sum(
+        bool(Outline(other[:, flat]).contains_point(points[0, flat]))
+        for other in inside
+        if other is not points and len(other) > 2
+    )
+
+
+def _longest(points: Points) -> float:
+    """The longest distance between points of an outline."""
+    if len(points) < 2:
+        return 0.0
+    if len(points) > 50:
+        flat = [axis for axis in range(3) if axis != np.abs(_normal(points)).argmax()]
+        try:
+            points = points[ConvexHull(points[:, flat]).vertices]
+        except QhullError:  # all on a line
+            points = points[:: max(1, len(points) // 50)]
+    return float(pdist(points).max())
