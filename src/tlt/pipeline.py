@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
 from tlt.lesion import Lesion
+from tlt.pacs.source import local_job
 from tlt.timeline import Progress, in_time_order, track_over_time
 from tlt.volume import Volume
 
@@ -69,13 +70,14 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
     """Track and write everything, or raise and leave no file."""
     _check_tracker(job.tracker)
     report = progress or _nothing
-    if job.output is None:
-        return track_study(job, report).result
-    from tlt.io.exports import write_study  # it draws with matplotlib
+    with local_job(job) as local:
+        if job.output is None:
+            return track_study(local, report).result
+        from tlt.io.exports import write_study  # it draws with matplotlib
 
-    with staged(job.output, listed=WRITTEN) as folder:
-        study = track_study(job, report)
-        write_study(study, folder, job.formats, report)
+        with staged(job.output, listed=WRITTEN) as folder:
+            study = track_study(local, report)
+            write_study(study, folder, job.formats, report)
     return study.result
 
 

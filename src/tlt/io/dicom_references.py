@@ -20,6 +20,7 @@ from tlt.errors import InputError, UsageError
 from tlt.geometry import Grid, Points
 from tlt.io.dicom import open_series
 from tlt.io.dicom_files import is_dicom
+from tlt.pacs.source import is_peer_source
 from tlt.volume import Volume
 
 ALMOST = 1e-3  # of a voxel: a point counts as lying in a slice
@@ -91,6 +92,8 @@ class References:
 
 def is_dicom_source(path: str | os.PathLike[str]) -> bool:
     """Whether an image was, or would be, read from DICOM: a folder, a zip or a DICOM file."""
+    if is_peer_source(os.fspath(path)):
+        return True
     source = _source(os.fspath(path))
     return source.is_dir() or source.suffix.lower() == ".zip" or is_dicom(source)
 

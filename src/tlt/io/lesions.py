@@ -24,6 +24,7 @@ from tlt.io.lesions_csv import read_csv, write_lesions_csv
 from tlt.io.lesions_json import read_json, write_mrk_json, write_points_json, write_prompts_json
 from tlt.io.masks import read_mask, sphere_labels, write_labels, write_mask
 from tlt.lesion import Lesion
+from tlt.pacs.source import is_peer_source, pulled_source
 from tlt.volume import Volume
 
 __all__ = [
@@ -62,6 +63,9 @@ def read_with_extents(
     path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
 ) -> list[tuple[Lesion, Volume | None]]:
     """As `read_lesions`, each lesion with its voxels where the file holds them (mask, SEG)."""
+    if is_peer_source(os.fspath(path)):
+        with pulled_source(os.fspath(path)) as folder:
+            return read_with_extents(folder, baseline, points_in)
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from tlt.errors import InputError, UsageError
 from tlt.pacs.privacy import digest
+
+if TYPE_CHECKING:
+    from tlt.pipeline import TrackJob
 
 STARTS = ("dicomweb+https://", "dicomweb+http://", "dicom://")
 
@@ -22,7 +27,7 @@ def source_name(path: str) -> str:
     """What the source is called in messages and results: no address, no UID.
 
     >>> source_name("dicom://PACS@host:104#1.2.3")
-    'pacs-8d5d3fbd'
+    'pacs-4fd49d00'
     """
     return f"pacs-{digest(path, length=8)}"
 
@@ -46,9 +51,25 @@ def pulled_source(path: str) -> Iterator[Path]:
     uid = checked_uid(uid)
     peer = open_peer(address)
     with TemporaryDirectory(prefix="tlt-") as made:
-        folder = Path(made)
+        folder = Path(made) / source_name(path)
         pull_series(peer, the_series(peer, uid), folder)
         try:
             yield folder
         except InputError as error:
-            raise InputError(str(error).replace(made, source_name(path))) from None
+            raise InputError(str(error).replace(f"{made}/", "")) from None
+
+
+@contextmanager
+def local_job(job: TrackJob) -> Iterator[TrackJob]:
+    """The job with folders in place of series in a PACS, for as long as the block runs."""
+    with ExitStack() as stack:
+
+        def local(path: str) -> str:
+            return str(stack.enter_context(pulled_source(path))) if is_peer_source(path) else path
+
+        yield replace(
+            job,
+            baseline=local(job.baseline),
+            followups=tuple(map(local, job.followups)),
+            lesions=local(job.lesions),
+        )
