@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pydicom
+from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
-from tlt.errors import InputError, PeerError
+from tlt.errors import PeerError
 from tlt.pacs.peer import (
     Limits,
     OurSide,
@@ -23,7 +24,9 @@ from tlt.pacs.peer import (
     guarded,
     is_uid,
     persistently,
+    read_dicom,
 )
+from tlt.pacs.session import BoundedSession, explained
 
 ORIGINAL = (("application/dicom", "*"),)  # as it was stored, compressed or not
 PAGE, MAX_RESULTS = 500, 20_000
@@ -38,14 +41,6 @@ class DicomWebPeer:
     """See `tlt.pacs.peer.Peer`."""
 
     def __init__(self, url: str, our_side: OurSide, limits: Limits) -> None:
-        from tlt.pacs.session import BoundedSession
-
-        try:
-            from dicomweb_client.web import DICOMwebClient
-        except ImportError as error:
-            raise InputError(
-                "a PACS needs dicomweb-client; install transformer-lesion-tracker[dicom]"
-            ) from error
         parts = urlsplit(url)
         self.name = parts.netloc
         self.limits = limits
@@ -142,7 +137,7 @@ class DicomWebPeer:
             self._ask(partial(self._store, path))
 
     def _store(self, path: Path) -> None:
-        dataset = pydicom.dcmread(path)
+        dataset = read_dicom(path)
         uid = str(dataset.SOPInstanceUID)
         answer = self._client.store_instances([dataset])
         stored = [str(item.ReferencedSOPInstanceUID) for item in _items(answer, "Referenced")]
@@ -184,8 +179,6 @@ class DicomWebPeer:
         return [Dataset.from_json(item) for item in answer]
 
     def _explain(self, error: Exception) -> PeerError | None:
-        from tlt.pacs.session import explained
-
         return explained(self.name, self.limits, error)
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pydicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, Association, build_context, build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
@@ -31,6 +30,7 @@ from tlt.pacs.peer import (
     guarded,
     is_uid,
     persistently,
+    read_dicom,
 )
 
 FIND = StudyRootQueryRetrieveInformationModelFind
@@ -122,9 +122,8 @@ class DimsePeer:
 
     def store(self, paths: Sequence[Path]) -> None:
         """C-STORE."""
-        with guarded(self.name, _explain):
-            headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
-            kinds = {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in headers}
+        headers = [read_dicom(path, header_only=True) for path in paths]
+        kinds = {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in headers}
         pairs = {
             (kind, other)
             for kind, syntax in kinds
@@ -319,6 +318,7 @@ class _Meter:
         if not self.full and (self.size > self.limit or time.monotonic() > self.deadline):
             self.full = True
             event.assoc.abort(block=False)
+            event.assoc.dimse.msg_queue.put((None, None))  # who waits for a message need not
 
 
 class _Inbox:

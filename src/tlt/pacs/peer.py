@@ -7,6 +7,7 @@ an address or an argument, which other users of the machine can see.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import time
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from tlt.errors import PeerError, TltError, UsageError
+import pydicom
+from pydicom.dataset import Dataset
+
+from tlt.errors import InputError, PeerError, TltError, UsageError
 from tlt.pacs.privacy import quiet_libraries
 
 UID_FORM = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -105,6 +109,7 @@ class Peer(Protocol):
     """What both protocols can do. Every method raises PeerError when the peer fails."""
 
     name: str  # host and port: safe to log
+    limits: Limits
 
     def echo(self) -> None:
         """Return when the peer answers and accepts us."""
@@ -146,6 +151,7 @@ def open_peer(address: str, limits: Limits | None = None, our_side: OurSide | No
     except ValueError as error:
         raise UsageError("the address of the PACS has an impossible port or host") from error
     if parts.scheme == "dicom":
+        _need("pynetdicom")
         from tlt.pacs.dimse import DimsePeer
 
         if not (parts.username and parts.hostname and port) or parts.password or parts.path:
@@ -166,9 +172,17 @@ def open_peer(address: str, limits: Limits | None = None, our_side: OurSide | No
         )
     if parts.query or parts.fragment:
         raise UsageError("the address of the PACS ends in ?... or #...; give it without")
+    _need("dicomweb_client")
     from tlt.pacs.dicomweb import DicomWebPeer
 
     return DicomWebPeer(address.rstrip("/"), our_side, limits)
+
+
+def _need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(
+            f"a PACS needs the package {package}: pip install 'transformer-lesion-tracker[dicom]'"
+        )
 
 
 def checked_ae_title(title: str) -> str:
@@ -185,6 +199,21 @@ def checked_uid(uid: str) -> str:
     if len(uid) > 64 or not UID_FORM.fullmatch(uid):
         raise UsageError("not a DICOM UID; give digits and dots, at most 64")
     return uid
+
+
+def read_dicom(path: Path, header_only: bool = False) -> Dataset:
+    """The DICOM file; raises InputError if it cannot be read or lacks its UIDs."""
+    try:
+        with quiet_libraries():
+            dataset = pydicom.dcmread(path, stop_before_pixels=header_only)
+            for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+                dataset[keyword]
+            dataset["StudyInstanceUID"], dataset.file_meta["TransferSyntaxUID"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from error
+    except Exception:  # pydicom raises whatever a damaged file makes its parsers raise
+        raise InputError(f"{path}: a damaged or incomplete DICOM file; export it again") from None
+    return dataset
 
 
 def is_uid(text: str) -> bool:

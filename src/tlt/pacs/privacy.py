@@ -47,5 +47,6 @@ def without_identifiers(text: str, *known: str) -> str:
     'series (UID) of (identifier) is 2.5 mm thick'
     """
     for identifier in sorted(filter(None, known), key=len, reverse=True):
-        text = re.sub(re.escape(identifier), "(identifier)", text, flags=re.IGNORECASE)
+        pattern = rf"(?<!\w){re.escape(identifier)}(?!\w)"
+        text = re.sub(pattern, "(identifier)", text, flags=re.IGNORECASE)
     return " ".join(UID.sub("(UID)", text).split())

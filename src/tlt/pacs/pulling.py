@@ -11,7 +11,7 @@ from pathlib import Path
 from tlt.errors import InputError, PeerError
 from tlt.io.dicom_files import read_header
 from tlt.io.files import atomic_write
-from tlt.pacs.peer import Peer, PeerSeries
+from tlt.pacs.peer import Peer, PeerSeries, persistently
 from tlt.pacs.privacy import digest, quiet_libraries
 
 LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.[0-9a-f]{32}\.dcm")  # of `atomic_path`, after a kill
@@ -43,9 +43,13 @@ def pull_series(
     _clear(folder)
     missing = [uid for uid in expected if not _is_whole(folder / file_name(uid), uid)]
     inbox = _Inbox(folder, set(missing))
+
+    def fetch() -> None:
+        everything = sop_uids is None and len(inbox.wanted) == len(expected)
+        peer.fetch(series, None if everything else sorted(inbox.wanted), inbox.put)
+
     if missing:
-        everything = sop_uids is None and len(missing) == len(expected)
-        peer.fetch(series, None if everything else missing, inbox.put)
+        persistently(peer.limits, fetch)
     if inbox.wanted:
         raise PeerError(
             f"{peer.name}: sent {len(missing) - len(inbox.wanted)} of {len(missing)} files whole; "
