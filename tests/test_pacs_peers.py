@@ -62,7 +62,7 @@ def connect(orthanc: Orthanc, protocol: str) -> Peer:
 
 
 def same_content(path: Path, other: Path) -> bool:
-    """Whether two files hold the same dataset in the same encoding; their meta header may differ."""
+    """Whether two files hold the same dataset in the same encoding; meta headers may differ."""
     one, two = pydicom.dcmread(path), pydicom.dcmread(other)
     return one == two and one.file_meta.TransferSyntaxUID == two.file_meta.TransferSyntaxUID
 
@@ -369,9 +369,31 @@ def test_a_web_server_that_answers_garbage(code, kind, body, words, tmp_path):
 
 
 def test_a_redirect_is_not_followed():
-    with raw_server(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n") as port:
-        with pytest.raises(PeerError, match="redirect"):
-            web(port).echo()
+    answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\n\r\n"
+    with raw_server(answer) as port, pytest.raises(PeerError, match="redirect"):
+        web(port).echo()
+
+
+def test_results_come_page_by_page():
+    """A server that gives fewer at a time than asked for says so with a warning."""
+    uids = [f"1.2.3.{number}" for number in range(7)]
+
+    class Paged(Answer):
+        def do_GET(self) -> None:
+            query = dict(one.split("=", 1) for one in self.path.split("?")[1].split("&"))
+            start = int(query.get("offset", 0))
+            page = [{"0020000D": {"vr": "UI", "Value": [uid]}} for uid in uids[start : start + 3]]
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dicom+json; charset=utf-8")
+            if start + 3 < len(uids):
+                self.send_header("Warning", '299 test: "There are additional results"')
+            self.end_headers()
+            self.wfile.write(json.dumps(page).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Paged) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert [one.uid for one in web(server.server_port).studies()] == uids
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Study:
 
 def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
     """Track and write everything, or raise and leave no file."""
-    _check_tracker(job.tracker)
+    check_tracker(job.tracker)
     report = progress or _nothing
     with local_job(job) as local:
         if job.output is None:
@@ -124,7 +124,8 @@ def _software(tracker: Tracker) -> Software:
     )
 
 
-def _check_tracker(name: str) -> None:
+def check_tracker(name: str) -> None:
+    """Raises UsageError for a name that is no tracker's."""
     from tlt.systems import TRACKERS, unknown_tracker
 
     if name not in TRACKERS:

@@ -45,7 +45,7 @@ class DicomWebPeer:
         self.name = parts.netloc
         self.limits = limits
         timeouts = (limits.connect_s, limits.read_s)
-        session = BoundedSession(self.name, our_side, limits)
+        self._session = session = BoundedSession(self.name, our_side, limits)
         with guarded(self.name, self._explain):
             self._client = DICOMwebClient(url, session, timeout=timeouts)
             self._client.set_http_retry_params(retry=False)
@@ -161,11 +161,14 @@ class DicomWebPeer:
     def _all(self, search: Callable[[int], list[dict]], key: str) -> list[Dataset]:
         """Every result, page by page, each once; those without a usable UID are passed over."""
         found: dict[str, Dataset] = {}
-        for offset in range(0, MAX_RESULTS, PAGE):
+        offset = 0
+        while offset < MAX_RESULTS:
             page = self._ask(partial(self._page, search, offset))
+            offset += len(page)
             known = len(found)
             found.update((_text(one, key), one) for one in page if is_uid(_text(one, key)))
-            if len(page) < PAGE or len(found) == known:
+            is_last = len(page) < PAGE and not self._session.partial
+            if is_last or len(found) == known:
                 return list(found.values())
         raise PeerError(f"{self.name}: more than {MAX_RESULTS} results; narrow the search")
 

@@ -77,13 +77,15 @@ class Journal:
 
     def quiet_since(self, study: str, content: str, now: float) -> float:
         """When a study was first seen with this content; now, if it was another before."""
-        row = self._base.execute(
+        row = self._execute(
             "SELECT since FROM studies WHERE study = ? AND content = ? AND since <= ?",
-            (study, content, now),
+            study,
+            content,
+            now,
         ).fetchone()
         if row is not None:
             return row[0]
-        self._base.execute("REPLACE INTO studies VALUES (?, ?, ?)", (study, content, now))
+        self._execute("REPLACE INTO studies VALUES (?, ?, ?)", study, content, now)
         return now
 
     def job(self, job: str) -> JobRecord | None:
@@ -118,15 +120,28 @@ class Journal:
         self._write(JobRecord(job, state, record.attempts, record.next_try, message), now)
 
     def _write(self, record: JobRecord, now: float) -> None:
-        self._base.execute(
+        self._execute(
             "REPLACE INTO jobs (job, state, attempts, next_try, changed, message) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (record.job, record.state, record.attempts, record.next_try, now, record.message),
+            record.job,
+            record.state,
+            record.attempts,
+            record.next_try,
+            now,
+            record.message,
         )
+
+    def _execute(self, statement: str, *values: str | float) -> sqlite3.Cursor:
+        try:
+            return self._base.execute(statement, values)
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{FILE} of the watch cannot be read or written ({error}); is the disk full?"
+            ) from OSError(str(error))
 
     def _records(self, where: str, *values: str) -> list[JobRecord]:
         query = f"SELECT job, state, attempts, next_try, message FROM jobs {where}"
-        return [JobRecord(*row) for row in self._base.execute(query, values)]
+        return [JobRecord(*row) for row in self._execute(query, *values)]
 
     def _salt(self) -> bytes:
         row = self._base.execute("SELECT salt FROM secret").fetchone()

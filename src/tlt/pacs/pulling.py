@@ -40,6 +40,10 @@ def pull_series(
     expected = peer.instances(series) if sop_uids is None else list(sop_uids)
     if not expected:
         raise PeerError(f"{peer.name}: has no images in that series; check the UID")
+    if sop_uids is None and len(expected) < (series.images or 0):
+        raise PeerError(
+            f"{peer.name}: lists {len(expected)} of {series.images} images of a series; try again"
+        )
     _clear(folder)
     missing = [uid for uid in expected if not _is_whole(folder / file_name(uid), uid)]
     inbox = _Inbox(folder, set(missing))

@@ -34,6 +34,7 @@ class BoundedSession(requests.Session):
         super().__init__()
         self.name, self.limits = name, limits
         self.max_redirects = 0
+        self.partial = False  # the last search gave only a part of its results
         if our_side.token is not None:
             self.auth = _Bearer(our_side.token)
         elif our_side.user is not None and our_side.password is not None:
@@ -47,6 +48,7 @@ class BoundedSession(requests.Session):
         response = super().send(request, stream=True, **options)
         _bound(response, self.name, limit, time.monotonic() + self.limits.total_s)
         kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        self.partial = "Warning" in response.headers
         if kind in JSON:  # dicomweb-client knows them only without parameters
             response.headers["Content-Type"] = kind
         if not streamed:

@@ -77,7 +77,7 @@ class Watch:
         self.journal.close()
 
     def run(self, interval_s: float, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Look until interrupted; a PACS that fails is asked again, ever less often."""
+        """Look until interrupted; after a failure of the PACS or the disk ever less often."""
         wait = interval_s
         while True:
             try:
@@ -85,7 +85,7 @@ class Watch:
                 wait = interval_s
                 if poll.done or poll.failed:
                     self.say(str(poll))
-            except PeerError as error:
+            except (PeerError, InputError) as error:
                 wait = min(2 * wait, max(LONGEST_WAIT_S, interval_s))
                 self.say(f"{error} (next look in {wait:.0f} s)")
             sleep(wait)
