@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io import dicom_codes as known
-from tlt.io.dicom_references import References, load_references, require_highdicom
+from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
 from tlt.io.masks import measure_mask, on_grid
@@ -46,7 +46,7 @@ def write_seg(
     when it is none, UsageError when the extra ``dicom`` is not installed.
     """
     require_highdicom()
-    references = load_references(image)
+    references = check_frame(image)
     masks = list(_masks(items, references.grid))
     if not masks:
         return []

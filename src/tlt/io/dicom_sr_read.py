@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 from scipy.spatial.distance import pdist
 
 from tlt.errors import InputError
-from tlt.geometry import Points, Triple
+from tlt.geometry import Points
 from tlt.io import dicom_codes as known
 from tlt.io.dicom_references import References
-from tlt.io.lesion_rows import Row, with_unique_ids
+from tlt.io.lesion_rows import Row, triple, with_unique_ids
 from tlt.lesion import Axis, Role, Size
 
 MAX_DEPTH = 20
@@ -64,8 +64,8 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
     for count, items in enumerate(groups, 1):
         try:
             rows.append(_row(items, f"{name}: measurement group {count}", references))
-        except _Skipped as reason:
-            reasons[str(reason)] += 1
+        except _Skipped as skipped:
+            reasons[str(skipped)] += 1
     if not rows:
         raise InputError(f"{name}: {reasons.most_common(1)[0][0]}")
     for reason, count in reasons.items():
@@ -129,8 +129,8 @@ def _shapes(items: list[Dataset], references: References | None) -> _Shapes:
     for name, item in _drawn(items):
         try:
             _add(shapes, name, str(item.get("GraphicType")), _points_mm(item, references))
-        except _Skipped as reason:
-            reasons.append(str(reason))
+        except _Skipped as skipped:
+            reasons.append(str(skipped))
     if shapes.points or shapes.lines or shapes.centers:
         return shapes
     if reasons:
@@ -252,12 +252,7 @@ def _size(items: list[Dataset], lines: list[tuple[str, NDArray]]) -> Size | None
 
 
 def _axis(ends: NDArray) -> Axis:
-    return Axis(_triple(ends[0]), _triple(ends[1]))
-
-
-def _triple(point: NDArray) -> Triple:
-    x, y, z = point.tolist()
-    return x, y, z
+    return Axis(triple(ends[0]), triple(ends[1]))
 
 
 def _place(

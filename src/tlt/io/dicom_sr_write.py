@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from tlt.errors import InputError, UsageError
-from tlt.io.dicom_references import References, load_references, require_highdicom
+from tlt.errors import UsageError
+from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import placed
 from tlt.lesion import Axis, Lesion, Match, Role
@@ -64,12 +64,7 @@ def write_sr(
     require_highdicom()
     if profile not in PROFILES:
         raise UsageError(f"--sr-profile {profile}: unknown; use one of {' '.join(PROFILES)}")
-    references = load_references(image)
-    if not references.frame_uid:
-        raise InputError(
-            f"{image.path}: the images have no Frame of Reference UID, so no SR can place a lesion "
-            "in them; export the original series"
-        )
+    references = check_frame(image)
     sop_uid = sop_uid or generate_uid(prefix=None)
     report = _document(
         items,
@@ -204,8 +199,8 @@ class _Groups:
             "algorithm_id": _algorithm(item, lesion),
             "qualitative_evaluations": _evaluations(item, lesion),
         }
-        near = self.references.plane_near(lesion.center_mm)
-        self.used.add(near)
+        self.used.add(self.references.plane_near(lesion.center_mm))
+        group: Any
         if lesion.size is None and not self.ohif:
             group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
                 referenced_region=self._space_region([lesion.center_mm]),
