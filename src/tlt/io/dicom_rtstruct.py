@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
@@ -75,7 +75,7 @@ def write_rtstruct(
         outlined.append((lesion, _description(lesion, extent is None), drawn))
     if not outlined:
         return []
-    sop_uid = sop_uid or generate_uid(prefix=None)
+    sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
     dataset = _object(references, sop_uid, series_uid or generate_uid(None, [sop_uid, "series"]))
     _add_regions(dataset, outlined, references)
     with atomic_path(path) as beside:
@@ -156,10 +156,10 @@ def _object(references: References, sop_uid: str, series_uid: str) -> Dataset:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = sop_uid
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID = RTStructureSetStorage
-    dataset.SOPInstanceUID = sop_uid
+    dataset.SOPInstanceUID = UID(sop_uid)
     for keyword in COMMON:
         setattr(dataset, keyword, image.get(keyword))
     dataset.StudyInstanceUID = image.StudyInstanceUID

@@ -27,6 +27,7 @@ from tlt.lesion import Axis, Role, Size
 
 MAX_DEPTH = 20
 MAX_POINTS = 20_000
+FAR = 1e6  # mm or pixels; also false for NaN
 TO_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 TO_MM3 = {"mm3": 1.0, "cm3": 1e3, "ml": 1e3, "mL": 1e3}
 FREE_TEXT = "CORNERSTONEFREETEXT"
@@ -159,6 +160,8 @@ def _points_mm(item: Dataset, references: References | None) -> Points:
     flat = np.array(item.GraphicData, float).ravel()
     if not 0 < flat.size <= width * MAX_POINTS or flat.size % width:
         raise _Skipped("coordinates that are no points; export it again")
+    if not (np.abs(flat) < FAR).all():
+        raise _Skipped("coordinates that are not finite; export it again")
     if width == 3:
         frame = str(item.get("ReferencedFrameOfReferenceUID") or "")
         if references is not None and frame != references.frame_uid:
@@ -237,8 +240,6 @@ def _size(items: list[Dataset], lines: list[tuple[str, NDArray]]) -> Size | None
     longest = max((ends for _, ends in lines), key=lambda ends: np.linalg.norm(ends[1] - ends[0]))
     long = next((named[c] for c in known.LONG_NAMES if c in named), longest)
     short = next((named[c] for c in known.SHORT_NAMES if c in named), None)
-    if not np.isfinite(long).all() or (short is not None and not np.isfinite(short).all()):
-        raise _Skipped("coordinates that are not finite; export it again")
     if np.linalg.norm(long[1] - long[0]) == 0:
         return None
     quality = {_code(i.get("ConceptCodeSequence")) for i in items if _value_type(i) == "CODE"}
