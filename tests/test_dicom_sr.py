@@ -421,17 +421,20 @@ def enhanced(slices: Path, target: Path) -> None:
     first.NumberOfFrames = len(images)
     frames = []
     for image in images:
-        frame, plane, axes, measures, values = (Dataset() for _ in range(5))
+        frame, plane, measures, values = (Dataset() for _ in range(4))
         plane.ImagePositionPatient = image.ImagePositionPatient
-        axes.ImageOrientationPatient = image.ImageOrientationPatient
         measures.PixelSpacing, measures.SliceThickness = image.PixelSpacing, image.SliceThickness
         values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, -1024, "HU"
-        frame.PlanePositionSequence, frame.PlaneOrientationSequence = [plane], [axes]
+        frame.PlanePositionSequence = [plane]
         frame.PixelMeasuresSequence = [measures]
         frame.PixelValueTransformationSequence = [values]
         frames.append(frame)
     pixels = b"".join(image.PixelData for image in images)
+    shared, axes = Dataset(), Dataset()
+    axes.ImageOrientationPatient = first.ImageOrientationPatient
+    shared.PlaneOrientationSequence = [axes]
     first.PerFrameFunctionalGroupsSequence = frames
+    first.SharedFunctionalGroupsSequence = [shared]
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         delattr(first, keyword)
     first.PixelData = pixels
