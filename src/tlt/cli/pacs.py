@@ -179,10 +179,11 @@ def watch(
     from tlt.cli.display import Display
     from tlt.pacs.followup import Tracking
     from tlt.pacs.watch import Watch, WatchSettings
-    from tlt.pipeline import check_tracker
+    from tlt.systems import TRACKERS, unknown_tracker
     from tlt.track import Tracker
 
-    check_tracker(tracker)
+    if tracker not in TRACKERS:
+        raise unknown_tracker(tracker)
     opened = _opened(peer, aet, connect_timeout, read_timeout)
     Tracker.load(tracker, model, device, "auto")  # what cannot be used is said now, not at night
     settings = WatchSettings(work, Tracking(tracker, model, device), quiet_seconds, days, keep)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -26,6 +28,7 @@ KINDS = {
     RTSTRUCT_CLASS: "RTSTRUCT",
 }
 MAX_LISTED = 10
+UNDEFINED = 0xFFFFFFFF
 
 
 def read_dicom(path: Path, baseline: Volume) -> list[Row]:
@@ -106,9 +109,14 @@ def _kind(path: Path) -> str | None:
 def _whole(path: Path, name: str) -> Dataset:
     """The object with every element decoded; raises InputError when it is damaged or cut off."""
     try:
-        dataset = pydicom.dcmread(path, force=True)
-        for _ in dataset.iterall():
-            pass
+        with warnings.catch_warnings():
+            # pydicom's warnings quote values; of a file that ends within an element it only warns.
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message=".*end of file", category=UserWarning)
+            dataset = pydicom.dcmread(path, force=True)
+            _check_lengths(dataset)
+            for _ in dataset.iterall():
+                pass
     except Exception as error:  # pydicom raises whatever a damaged file makes its parsers raise
         raise InputError(
             f"{name}: damaged or incomplete, or not DICOM; copy or export it again"
@@ -116,6 +124,16 @@ def _whole(path: Path, name: str) -> Dataset:
     if "SOPClassUID" not in dataset:
         raise InputError(f"{name}: damaged or incomplete, or not DICOM; copy or export it again")
     return dataset
+
+
+def _check_lengths(dataset: Dataset) -> None:
+    """Refuse values that are shorter than they say, of which pydicom says nothing."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a dataset itself decodes it
+        raw = dataset.get_item(tag)
+        if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
+            continue
+        if raw.length != UNDEFINED and len(raw.value) < raw.length:
+            raise ValueError("cut off")
 
 
 def _what(dataset: Dataset) -> str:

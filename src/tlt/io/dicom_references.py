@@ -111,6 +111,20 @@ def check_dicom_output(path: str, formats: str) -> None:
     require_highdicom()
 
 
+def check_frame(volume: Volume) -> References:
+    """The images of a volume in which DICOM objects can place something.
+
+    Raises InputError when it is not from DICOM or has no frame of reference.
+    """
+    references = load_references(volume)
+    if not references.frame_uid:
+        raise InputError(
+            f"{volume.path}: the images have no Frame of Reference UID, so no DICOM object can "
+            "place a lesion in them; export the original series"
+        )
+    return references
+
+
 def require_highdicom() -> None:
     """Raises UsageError where the extra ``dicom`` is not installed."""
     try:

@@ -14,19 +14,20 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from tlt.errors import InputError
 from tlt.geometry import Points
 from tlt.io.dicom_codes import plain_text
-from tlt.io.dicom_references import COMMON, References, load_references
+from tlt.io.dicom_references import COMMON, References, check_frame
 from tlt.io.dicom_sr_read import outline_center
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
@@ -44,6 +45,8 @@ NOT_LESIONS = {
 }  # fmt: skip
 MAX_POINTS = 2_000_000
 
+Outlined: TypeAlias = tuple[int, Points]  # the slice, and LPS points (N, 3) around
+
 log = logging.getLogger(__name__)
 
 
@@ -59,25 +62,25 @@ def write_rtstruct(
     Nothing is written, and nothing returned, where none was found. ``image`` is the DICOM series
     that they lie in. Raises InputError when it is none, or has no frame of reference.
     """
-    references = load_references(image)
-    if not references.frame_uid:
-        raise InputError(
-            f"{image.path}: the images have no Frame of Reference UID, so nothing can be outlined "
-            "in them; export the original series"
-        )
+    references = check_frame(image)
     outlined = []
     for count, lesion in placed(items):
         item = items[count - 1]
         extent = item.extent if isinstance(item, Match) else None
-        outlined.append((lesion, list(_outlines(lesion, extent, references))))
+        extent = on_grid(extent, references.grid) if extent is not None else None
+        if extent is None:
+            drawn = list(_ball_outlines(lesion, references))
+        else:
+            drawn = list(_extent_outlines(extent, references))
+        outlined.append((lesion, _description(lesion, extent is None), drawn))
     if not outlined:
         return []
-    sop_uid = sop_uid or generate_uid(prefix=None)
+    sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
     dataset = _object(references, sop_uid, series_uid or generate_uid(None, [sop_uid, "series"]))
     _add_regions(dataset, outlined, references)
     with atomic_path(path) as beside:
         dataset.save_as(beside, enforce_file_format=True)
-    return [lesion.id for lesion, _ in outlined]
+    return [lesion.id for lesion, _, _ in outlined]
 
 
 def read_rtstruct(dataset: Dataset, name: str, references: References | None) -> list[Row]:
@@ -111,25 +114,19 @@ def read_rtstruct(dataset: Dataset, name: str, references: References | None) ->
     return with_unique_ids(rows)
 
 
-def _outlines(
-    lesion: Lesion, extent: Volume | None, references: References
-) -> Iterator[tuple[int, Points]]:
-    """The outlines (slice, LPS points (N, 3)) of a lesion."""
-    part = on_grid(extent, references.grid) if extent is not None else None
-    if part is None:
-        yield from _ball_outlines(lesion, references)
-        return
+def _extent_outlines(part: Volume, references: References) -> Iterator[Outlined]:
+    """The outlines of a part of the grid that is marked, holes included."""
     from contourpy import contour_generator
 
     start = np.round(references.grid.mm_to_index(part.grid.origin_mm)).astype(int)
     for level, mask in enumerate(part.voxels, int(start[0])):
         padded = np.pad(mask.astype(float), 1)
-        for line in contour_generator(z=padded).lines(0.5):
+        for line in map(np.asarray, contour_generator(z=padded).lines(0.5)):
             index = np.column_stack([np.full(len(line), level), line[:, ::-1] - 1 + start[1:]])
             yield level, references.grid.index_to_mm(index[:-1])
 
 
-def _ball_outlines(lesion: Lesion, references: References) -> Iterator[tuple[int, Points]]:
+def _ball_outlines(lesion: Lesion, references: References) -> Iterator[Outlined]:
     """The circles in which slices cut a ball; the nearest slice has one at any rate."""
     grid = references.grid
     center = grid.mm_to_index(lesion.center_mm)
@@ -159,9 +156,10 @@ def _object(references: References, sop_uid: str, series_uid: str) -> Dataset:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = sop_uid
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, sop_uid
+    dataset.SOPClassUID = RTStructureSetStorage
+    dataset.SOPInstanceUID = UID(sop_uid)
     for keyword in COMMON:
         setattr(dataset, keyword, image.get(keyword))
     dataset.StudyInstanceUID = image.StudyInstanceUID
@@ -206,18 +204,18 @@ def _reference(sop_class: str, sop_uid: str) -> Dataset:
 
 def _add_regions(
     dataset: Dataset,
-    outlined: list[tuple[Lesion, list[tuple[int, Points]]]],
+    outlined: list[tuple[Lesion, str, list[Outlined]]],
     references: References,
 ) -> None:
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
-    for number, (lesion, outlines) in enumerate(outlined, 1):
+    for number, (lesion, description, outlines) in enumerate(outlined, 1):
         region = Dataset()
         region.ROINumber = number
         region.ReferencedFrameOfReferenceUID = references.frame_uid
         region.ROIName = plain_text(lesion.id) or f"lesion {number}"
-        region.ROIDescription = _description(lesion)
+        region.ROIDescription = description
         region.ROIGenerationAlgorithm = "AUTOMATIC"
         dataset.StructureSetROISequence.append(region)
         drawn = Dataset()
@@ -233,12 +231,11 @@ def _add_regions(
         dataset.RTROIObservationsSequence.append(note)
 
 
-def _description(lesion: Lesion) -> str:
+def _description(lesion: Lesion, ball: bool) -> str:
+    """What the outlines do not tell; a radius only where they are made from it."""
     center = ",".join(f"{v:.4f}" for v in lesion.center_mm)
-    text = (
-        f"center_mm={center}; radius_mm={lesion.radius_mm:.4f}; "
-        f"tracking_uid={lesion.tracking_uid}; label={lesion.label}"
-    )
+    radius = f"radius_mm={lesion.radius_mm:.4f}; " if ball else ""
+    text = f"center_mm={center}; {radius}tracking_uid={lesion.tracking_uid}; label={lesion.label}"
     return plain_text(text, 1024)
 
 
@@ -279,8 +276,9 @@ def _row(region: Dataset, note: Dataset, contours: list[Points], where: str) -> 
     text = str(region.get("ROIDescription") or "")
     ours = dict(re.findall(r"(center_mm|radius_mm|tracking_uid|label)=([^;]*)", text))
     center, radius = _measure(contours)
-    if "center_mm" in ours and "radius_mm" in ours:
+    if "center_mm" in ours:
         center = np.array([float(v) for v in ours["center_mm"].split(",")]).reshape(3)
+    if "radius_mm" in ours:
         radius = float(ours["radius_mm"])
     label = ours.get("label") or str(note.get("ROIObservationLabel") or "")
     return Row(
@@ -335,7 +333,7 @@ def _depth(points: Points, inside: list[Points]) -> int:
     """How many other outlines of its slice lie around an outline."""
     flat = [axis for axis in range(3) if axis != np.abs(_normal(points)).argmax()]
     return sum(
-        bool(Outline(other[:, flat]).contains_point(points[0, flat]))
+        bool(Outline(other[:, flat]).contains_points(points[:1, flat])[0])
         for other in inside
         if other is not points and len(other) > 2
     )

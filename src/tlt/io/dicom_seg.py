@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io import dicom_codes as known
-from tlt.io.dicom_references import References, load_references, require_highdicom
+from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
 from tlt.io.masks import measure_mask, on_grid
@@ -46,7 +46,7 @@ def write_seg(
     when it is none, UsageError when the extra ``dicom`` is not installed.
     """
     require_highdicom()
-    references = load_references(image)
+    references = check_frame(image)
     masks = list(_masks(items, references.grid))
     if not masks:
         return []
@@ -163,12 +163,25 @@ def _levels(
     """The slices that are written, in the order of the images' frames, and these images."""
     planes = references.planes
     if planes[0].frame is not None:
+        _share_groups(references.images[0])
         return sorted(range(len(planes)), key=lambda p: planes[p].frame or 0), references.images
     levels: set[int] = set()
     for _, mask in masks:
         z, _, _ = _start(mask.grid, references.grid)
         levels.update(range(z, z + mask.voxels.shape[0]))
     return sorted(levels), [references.image(level) for level in sorted(levels)]
+
+
+def _share_groups(image: Dataset) -> None:
+    """Give a multi-frame header as shared what is the same in every frame: highdicom wants it so.
+
+    That spacing and orientation are the same was checked when the series was read.
+    """
+    (shared,) = image.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if keyword not in shared:
+            setattr(shared, keyword, image.PerFrameFunctionalGroupsSequence[0].get(keyword))
+    image.SharedFunctionalGroupsSequence = [shared]
 
 
 def _planes(

@@ -19,14 +19,15 @@ from pydicom.dataset import Dataset
 from scipy.spatial.distance import pdist
 
 from tlt.errors import InputError
-from tlt.geometry import Points, Triple
+from tlt.geometry import Points
 from tlt.io import dicom_codes as known
 from tlt.io.dicom_references import References
-from tlt.io.lesion_rows import Row, with_unique_ids
+from tlt.io.lesion_rows import Row, triple, with_unique_ids
 from tlt.lesion import Axis, Role, Size
 
 MAX_DEPTH = 20
 MAX_POINTS = 20_000
+FAR = 1e6  # mm or pixels; also false for NaN
 TO_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 TO_MM3 = {"mm3": 1.0, "cm3": 1e3, "ml": 1e3, "mL": 1e3}
 FREE_TEXT = "CORNERSTONEFREETEXT"
@@ -64,8 +65,8 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
     for count, items in enumerate(groups, 1):
         try:
             rows.append(_row(items, f"{name}: measurement group {count}", references))
-        except _Skipped as reason:
-            reasons[str(reason)] += 1
+        except _Skipped as skipped:
+            reasons[str(skipped)] += 1
     if not rows:
         raise InputError(f"{name}: {reasons.most_common(1)[0][0]}")
     for reason, count in reasons.items():
@@ -129,8 +130,8 @@ def _shapes(items: list[Dataset], references: References | None) -> _Shapes:
     for name, item in _drawn(items):
         try:
             _add(shapes, name, str(item.get("GraphicType")), _points_mm(item, references))
-        except _Skipped as reason:
-            reasons.append(str(reason))
+        except _Skipped as skipped:
+            reasons.append(str(skipped))
     if shapes.points or shapes.lines or shapes.centers:
         return shapes
     if reasons:
@@ -159,6 +160,8 @@ def _points_mm(item: Dataset, references: References | None) -> Points:
     flat = np.array(item.GraphicData, float).ravel()
     if not 0 < flat.size <= width * MAX_POINTS or flat.size % width:
         raise _Skipped("coordinates that are no points; export it again")
+    if not (np.abs(flat) < FAR).all():
+        raise _Skipped("coordinates that are not finite; export it again")
     if width == 3:
         frame = str(item.get("ReferencedFrameOfReferenceUID") or "")
         if references is not None and frame != references.frame_uid:
@@ -237,8 +240,6 @@ def _size(items: list[Dataset], lines: list[tuple[str, NDArray]]) -> Size | None
     longest = max((ends for _, ends in lines), key=lambda ends: np.linalg.norm(ends[1] - ends[0]))
     long = next((named[c] for c in known.LONG_NAMES if c in named), longest)
     short = next((named[c] for c in known.SHORT_NAMES if c in named), None)
-    if not np.isfinite(long).all() or (short is not None and not np.isfinite(short).all()):
-        raise _Skipped("coordinates that are not finite; export it again")
     if np.linalg.norm(long[1] - long[0]) == 0:
         return None
     quality = {_code(i.get("ConceptCodeSequence")) for i in items if _value_type(i) == "CODE"}
@@ -252,12 +253,7 @@ def _size(items: list[Dataset], lines: list[tuple[str, NDArray]]) -> Size | None
 
 
 def _axis(ends: NDArray) -> Axis:
-    return Axis(_triple(ends[0]), _triple(ends[1]))
-
-
-def _triple(point: NDArray) -> Triple:
-    x, y, z = point.tolist()
-    return x, y, z
+    return Axis(triple(ends[0]), triple(ends[1]))
 
 
 def _place(

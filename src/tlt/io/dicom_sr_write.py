@@ -19,7 +19,7 @@ import numpy as np
 from pydicom.uid import generate_uid
 
 from tlt.errors import InputError, UsageError
-from tlt.io.dicom_references import References, load_references, require_highdicom
+from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import placed
 from tlt.lesion import Axis, Lesion, Match, Role
@@ -58,18 +58,15 @@ def write_sr(
         sop_uid, series_uid: for an object that is written again; new ones by default.
 
     Raises:
-        InputError: the image is not from DICOM, or lacks a frame of reference.
+        InputError: no lesions; the image is not from DICOM, or lacks a frame of reference.
         UsageError: an unknown profile, or the extra ``dicom`` is not installed.
     """
     require_highdicom()
+    if not items:
+        raise InputError("no lesion to write into a DICOM SR; mark at least one")
     if profile not in PROFILES:
         raise UsageError(f"--sr-profile {profile}: unknown; use one of {' '.join(PROFILES)}")
-    references = load_references(image)
-    if not references.frame_uid:
-        raise InputError(
-            f"{image.path}: the images have no Frame of Reference UID, so no SR can place a lesion "
-            "in them; export the original series"
-        )
+    references = check_frame(image)
     sop_uid = sop_uid or generate_uid(prefix=None)
     report = _document(
         items,
@@ -100,9 +97,11 @@ def _document(
     content = sr.MeasurementReport(
         observation_context=_observers(reader),
         procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
-        imaging_measurements=groups,
+        imaging_measurements=groups or [_placeholder()],
         title=codes.DCM.ImagingMeasurementReport,
     )
+    if not groups:  # highdicom makes no report without measurements
+        del content[0].ContentSequence[-1]
     _add_lost(content, items)
     flat = profile == "ohif" and not builder.spatial
     document = (sr.ComprehensiveSR if flat else sr.Comprehensive3DSR)(
@@ -121,6 +120,13 @@ def _document(
         series_description=f"Lesions, {_time_point_name(time_point)}",
     )
     return document
+
+
+def _placeholder() -> sr.MeasurementsAndQualitativeEvaluations:
+    from highdicom import sr
+
+    tracking = sr.TrackingIdentifier(generate_uid(None), "none")
+    return sr.MeasurementsAndQualitativeEvaluations(tracking)
 
 
 def _time_point_name(time_point: int) -> str:
@@ -204,8 +210,8 @@ class _Groups:
             "algorithm_id": _algorithm(item, lesion),
             "qualitative_evaluations": _evaluations(item, lesion),
         }
-        near = self.references.plane_near(lesion.center_mm)
-        self.used.add(near)
+        self.used.add(self.references.plane_near(lesion.center_mm))
+        group: Any
         if lesion.size is None and not self.ohif:
             group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
                 referenced_region=self._space_region([lesion.center_mm]),
@@ -241,10 +247,9 @@ class _Groups:
     def _time_point(self) -> sr.TimePointContext:
         from highdicom import sr
 
+        # No order: it would be a number, which readers, OHIF among them, take for a measurement.
         return sr.TimePointContext(
             time_point=_time_point_name(self.time_point),
-            # OHIF takes the first number of a group for its measurement.
-            time_point_order=None if self.ohif else self.time_point,
             subject_time_point_identifier=str(self.time_point),
         )
 

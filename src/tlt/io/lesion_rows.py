@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tlt.errors import InputError
-from tlt.geometry import Points
+from tlt.geometry import Points, Triple
 from tlt.lesion import Lesion, Match, Role, Size, Status
 from tlt.volume import Volume
 
@@ -63,6 +63,12 @@ def numbers(value: object, count: int, where: str, what: str) -> Points:
 def to_lps(point: Points, frame: str) -> Points:
     """The LPS point of an LPS or RAS point."""
     return point * (-1, -1, 1) if frame == "RAS" else point
+
+
+def triple(point: Points) -> Triple:
+    """A point (3,) as plain numbers."""
+    x, y, z = point.tolist()
+    return x, y, z
 
 
 def with_unique_ids(rows: list[Row]) -> list[Row]:
