@@ -205,7 +205,7 @@ def test_a_series_of_a_pacs_is_tracked_like_a_folder(
     arguments = [
         "track", "--baseline", at + patient.baseline_series, "--tracker", "affine", "--quiet",
         "--followup", at + patient.followup_series, "--lesions", at + str(report),
-        "--output", str(tmp_path / "out"), "--format", "json",
+        "--output", str(tmp_path / "out"), "--format", "json", "dicom-sr",
     ]  # fmt: skip
     assert main(arguments) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -214,6 +214,8 @@ def test_a_series_of_a_pacs_is_tracked_like_a_folder(
     assert result["baseline"]["series_uid"] == patient.baseline_series
     assert load_volume(at + patient.followup_series).grid.size_xyz == (56, 40, 30)
     assert not list((tmp_path / "tmp").iterdir())
+    written = [pydicom.dcmread(path) for path in (tmp_path / "out").glob("*.dcm")]
+    assert patient.followup_study in {one.StudyInstanceUID for one in written}
 
 
 def test_a_series_of_a_pacs_that_is_no_ct_is_refused_without_its_address(
@@ -440,7 +442,7 @@ def test_answers_are_bounded(tmp_path):
 
 def test_dimse_answers_are_bounded(orthanc, patient):
     ours = OurSide(store_port=orthanc.store_port)
-    peer = open_peer(orthanc.dicom, Limits(attempts=1, answer_bytes=400), ours)
+    peer = open_peer(orthanc.dicom, Limits(attempts=1, answer_bytes=2000), ours)
     with pytest.raises(PeerError, match="too large"):
         peer.instances(PeerSeries(patient.baseline_series, patient.baseline_study, "CT", None))
 

@@ -275,12 +275,13 @@ class DimsePeer:
         if not association.is_established:
             raise self._not_established(association, meter)
         try:
-            yield association
+            if not meter.full:  # it has been aborted
+                yield association
         finally:
             if association.is_established:
                 association.release()
             if meter.full:
-                raise PeerError(f"{self.name}: its answer is too large or takes too long")
+                raise PeerError(f"{self.name}: its answer is too large or too slow") from None
 
     def _not_established(self, association: Association, meter: _Meter) -> PeerError:
         if association.is_rejected:
