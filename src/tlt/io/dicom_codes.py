@@ -30,6 +30,7 @@ NODE_CODES = ("59441001", "T-C4000", "C0024204")  # SNOMED CT, SNOMED RT, UMLS
 
 STATUS = Code("status", OWN, "Tracking status")
 ROLE = Code("role", OWN, "Role of the lesion in RECIST 1.1")
+EXACT_CENTER = Code("exact-center", OWN, "Exact center, LPS mm")
 SIZE_QUALITY = Code("size-quality", OWN, "Quality of the size")
 DOUBTFUL = Code("doubtful", OWN, "Doubtful: look at it before it is used")
 LONG_NAMES = ("103339001", "G-A185", "410668003", "G-D7FE", "121206")

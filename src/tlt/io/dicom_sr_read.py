@@ -28,6 +28,7 @@ from tlt.lesion import Axis, Role, Size
 MAX_DEPTH = 20
 MAX_POINTS = 20_000
 FAR = 1e6  # mm or pixels; also false for NaN
+NEAR_MM = 15.0
 TO_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 TO_MM3 = {"mm3": 1.0, "cm3": 1e3, "ml": 1e3, "mL": 1e3}
 FREE_TEXT = "CORNERSTONEFREETEXT"
@@ -100,6 +101,7 @@ def _row(items: list[Dataset], where: str, references: References | None) -> Row
     arrow = tool == "ArrowAnnotate"
     size = None if arrow else _size(items, shapes.lines)
     center, radius = _place(items, shapes, size, arrow)
+    center = _exact(items, center)
     return Row(
         where=where,
         id=id_,
@@ -274,6 +276,13 @@ def _place(
     if shapes.centers:
         return shapes.centers[0], radius
     return shapes.lines[0][1].mean(0) if size is None else _middle(size.long_axis), radius
+
+
+def _exact(items: list[Dataset], center: Points) -> Points:
+    """The centre that our profile for OHIF keeps beside a pixel; not where the mark has moved."""
+    numbers = re.findall(r"-?\d+\.\d+", _text(items, known.EXACT_CENTER.value))
+    exact = np.array(numbers[:3], float)
+    return exact if len(exact) == 3 and np.linalg.norm(exact - center) <= NEAR_MM else center
 
 
 def _middle(axis: Axis) -> Points:

@@ -222,8 +222,7 @@ class _Groups:
             group = sr.MeasurementsAndQualitativeEvaluations(
                 measurements=self._measurements(item, lesion), **common
             )
-            if not self.ohif:
-                group[0].ContentSequence.append(self._center(lesion))
+            group[0].ContentSequence.append(self._center(lesion))
         comment = self._label(lesion)
         if comment:
             group[0].ContentSequence.append(_comment(comment))
@@ -297,10 +296,18 @@ class _Groups:
         return sr.ImageRegion3D("POINT", np.array(points_mm, float), self.references.frame_uid)
 
     def _center(self, lesion: Lesion) -> Any:
-        """The centre beside the axes, whose middle it need not be."""
+        """The centre beside the axes, whose middle it need not be, or beside the nearest pixel.
+
+        For OHIF it is a text, which it passes over: a second point it would take for the drawing.
+        """
         from highdicom import sr
         from pydicom.sr.codedict import codes
 
+        from tlt.io.dicom_codes import EXACT_CENTER
+
+        if self.ohif:
+            text = " ".join(f"{value:.4f}" for value in lesion.center_mm)
+            return sr.TextContentItem(EXACT_CENTER, text, relationship_type="CONTAINS")
         self.spatial = True
         return sr.Scoord3DContentItem(
             name=codes.DCM.Center,
