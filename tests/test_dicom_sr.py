@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,27 @@ def test_writing_needs_dicom(tmp_path: Path, ct: Volume) -> None:
     with pytest.raises(InputError, match="no Frame of Reference UID"):
         write_sr(LESIONS, no_frame, tmp_path / "sr.dcm")
     assert not (tmp_path / "sr.dcm").exists()
+
+
+def test_a_name_that_is_no_uid_becomes_the_same_one_each_time(tmp_path: Path, ct: Volume) -> None:
+    odd = Lesion("x" * 200, marked(ct.grid)[2].center_mm, 9.0, "two\nlines \\ and more",
+                 "lesion 3\n", site="über der Niere")  # fmt: skip
+    uids = set()
+    for name in ("a.dcm", "b.dcm"):
+        write_sr([odd], ct, tmp_path / name)
+        assert_valid(tmp_path / name)
+        (read,) = read_lesions(tmp_path / name, ct)
+        assert (read.id, read.site) == (odd.id, odd.site)
+        uids.add(read.tracking_uid)
+    assert len(uids) == 1
+
+
+def test_without_highdicom_the_extra_is_named(
+    tmp_path: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(UsageError, match=r"pip install 'transformer-lesion-tracker\[dicom\]'"):
+        write_sr(LESIONS, ct, tmp_path / "sr.dcm")
 
 
 # What OHIF writes, made by hand

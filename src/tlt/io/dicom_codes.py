@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
+import warnings
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from tlt.lesion import Role, Status
 
@@ -61,6 +64,23 @@ def site_code(site: str) -> Code:
         return known
     digest = hashlib.blake2b(site.encode(), digest_size=7).hexdigest()
     return Code(digest, OWN, plain_text(site))
+
+
+def valid_uid(text: str) -> UID:
+    """The text where it is a UID; else one made from it, always the same.
+
+    >>> valid_uid("1.2.3"), valid_uid("no UID") == valid_uid("no UID"), valid_uid("no UID").is_valid
+    ('1.2.3', True, True)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of a UID that is none
+        valid = bool(text) and UID(text).is_valid
+    return UID(text) if valid else derived_uid(text)
+
+
+def derived_uid(text: str) -> UID:
+    """The UID that a text always leads to, by way of a UUID of version 5."""
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
 def plain_text(text: str, length: int = 64) -> str:

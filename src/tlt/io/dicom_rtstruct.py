@@ -20,7 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, gene
 
 from tlt.errors import InputError
 from tlt.geometry import Points
-from tlt.io.dicom_codes import plain_text
+from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import COMMON, References, check_frame
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
@@ -67,7 +67,7 @@ def write_rtstruct(
     if not outlined:
         return []
     sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
-    dataset = _object(references, sop_uid, series_uid or generate_uid(None, [sop_uid, "series"]))
+    dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
     _add_regions(dataset, outlined, references)
     with atomic_path(path) as beside:
         dataset.save_as(beside, enforce_file_format=True)
