@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -81,11 +82,24 @@ def test_lesions_come_back_as_they_were(
         assert (a.label, a.site) == (b.label, b.site)
         assert_same_size(a, b)
     exact = np.array([b.center_mm for b in truth])
-    if profile == "ohif":  # a point is dropped onto the nearest slice
-        index = volume.grid.mm_to_index(exact)
-        index[:, 0] = np.round(index[:, 0])
-        exact = volume.grid.index_to_mm(index)
     assert np.allclose([a.center_mm for a in read], exact, atol=1e-3)
+
+
+def test_others_find_a_point_for_ohif_in_the_nearest_slice(tmp_path: Path, ct: Volume) -> None:
+    """What is left when the exact centre, which only we know, is gone or belongs elsewhere."""
+    point = marked(ct.grid)[2]
+    write_sr([point], ct, tmp_path / "sr.dcm", "ohif")
+    index = ct.grid.mm_to_index(point.center_mm)
+    index[0] = np.round(index[0])
+    for text in ("", "0.0000 0.0000 300.0000", "1.0 x"):
+        report = pydicom.dcmread(tmp_path / "sr.dcm")
+        (group,) = report.ContentSequence[-1].ContentSequence
+        (own,) = [i for i in group.ContentSequence
+                  if i.ConceptNameCodeSequence[0].CodeValue == "exact-center"]  # fmt: skip
+        own.TextValue = text
+        report.save_as(tmp_path / "edited.dcm")
+        (read,) = read_lesions(tmp_path / "edited.dcm", ct)
+        assert np.allclose(read.center_mm, ct.grid.index_to_mm(index), atol=1e-3)
 
 
 @pytest.mark.parametrize("profile", ["plain", "ohif"])
@@ -227,6 +241,27 @@ def test_writing_needs_dicom(tmp_path: Path, ct: Volume) -> None:
     with pytest.raises(InputError, match="no Frame of Reference UID"):
         write_sr(LESIONS, no_frame, tmp_path / "sr.dcm")
     assert not (tmp_path / "sr.dcm").exists()
+
+
+def test_a_name_that_is_no_uid_becomes_the_same_one_each_time(tmp_path: Path, ct: Volume) -> None:
+    odd = Lesion("x" * 200, marked(ct.grid)[2].center_mm, 9.0, "two\nlines \\ and more",
+                 "lesion 3\n", site="über der Niere")  # fmt: skip
+    uids = set()
+    for name in ("a.dcm", "b.dcm"):
+        write_sr([odd], ct, tmp_path / name)
+        assert_valid(tmp_path / name)
+        (read,) = read_lesions(tmp_path / name, ct)
+        assert (read.id, read.site) == (odd.id, odd.site)
+        uids.add(read.tracking_uid)
+    assert len(uids) == 1
+
+
+def test_without_highdicom_the_extra_is_named(
+    tmp_path: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(UsageError, match=r"pip install 'transformer-lesion-tracker\[dicom\]'"):
+        write_sr(LESIONS, ct, tmp_path / "sr.dcm")
 
 
 # What OHIF writes, made by hand

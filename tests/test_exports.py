@@ -95,8 +95,11 @@ def test_what_slicerio_writes_is_read(tmp_path: Path, ct: Volume) -> None:
         f"0,0,0,1,1,1,0,{x.id},,"
         for n, x in enumerate(lesions)
     ]
-    head = ["# Markups fiducial file version = 4.11", "# CoordinateSystem = RAS",
-            "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"]  # fmt: skip
+    head = [
+        "# Markups fiducial file version = 4.11",
+        "# CoordinateSystem = RAS",
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
+    ]
     (tmp_path / "l.fcsv").write_text("\n".join(head + rows) + "\n")
     path = slicerio.fcsv_to_markups_json(tmp_path / "l.fcsv")
     path = path.rename(tmp_path / "l.mrk.json")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
+import warnings
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import UID
 
 from tlt.lesion import Role, Status
 
@@ -30,6 +33,7 @@ NODE_CODES = ("59441001", "T-C4000", "C0024204")  # SNOMED CT, SNOMED RT, UMLS
 
 STATUS = Code("status", OWN, "Tracking status")
 ROLE = Code("role", OWN, "Role of the lesion in RECIST 1.1")
+EXACT_CENTER = Code("exact-center", OWN, "Exact center, LPS mm")
 SIZE_QUALITY = Code("size-quality", OWN, "Quality of the size")
 DOUBTFUL = Code("doubtful", OWN, "Doubtful: look at it before it is used")
 LONG_NAMES = ("103339001", "G-A185", "410668003", "G-D7FE", "121206")
@@ -60,6 +64,23 @@ def site_code(site: str) -> Code:
         return known
     digest = hashlib.blake2b(site.encode(), digest_size=7).hexdigest()
     return Code(digest, OWN, plain_text(site))
+
+
+def valid_uid(text: str) -> UID:
+    """The text where it is a UID; else one made from it, always the same.
+
+    >>> valid_uid("1.2.3"), valid_uid("no UID") == valid_uid("no UID"), valid_uid("no UID").is_valid
+    ('1.2.3', True, True)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, of a UID that is none
+        valid = bool(text) and UID(text).is_valid
+    return UID(text) if valid else derived_uid(text)
+
+
+def derived_uid(text: str) -> UID:
+    """The UID that a text always leads to, by way of a UUID of version 5."""
+    return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}")
 
 
 def plain_text(text: str, length: int = 64) -> str:

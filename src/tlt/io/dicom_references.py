@@ -101,9 +101,9 @@ def is_dicom_source(path: str | os.PathLike[str]) -> bool:
 def check_dicom_output(path: str, formats: str) -> None:
     """Refuse DICOM output for an image that is none, and where the extra is not installed.
 
-    Raises InputError for the image, UsageError for the extra.
+    Raises InputError for the image, if it is there, and UsageError for the extra.
     """
-    if not is_dicom_source(path):
+    if _source(path).exists() and not is_dicom_source(path):
         raise InputError(
             f"{path}: no DICOM series, but {formats} refers to its images and carries on its "
             "patient and study; give the DICOM series, or leave the format out"

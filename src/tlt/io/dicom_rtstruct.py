@@ -11,31 +11,24 @@ import datetime
 import logging
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TypeAlias
 
 import numpy as np
-from matplotlib.path import Path as Outline
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from scipy.spatial import ConvexHull, QhullError
-from scipy.spatial.distance import pdist
 
 from tlt.errors import InputError
 from tlt.geometry import Points
-from tlt.io.dicom_codes import plain_text
+from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import COMMON, References, check_frame
-from tlt.io.dicom_sr_read import outline_center
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
 from tlt.io.masks import on_grid
+from tlt.io.outlines import Outlined, ball_outlines, extent_outlines, measure_outlines
 from tlt.lesion import Lesion, Match
 from tlt.volume import Volume
 
-CORNERS = 48  # of a ball's outline in a slice
 COLORS = ((230, 60, 50), (60, 160, 230), (250, 180, 40), (90, 190, 90), (190, 90, 200))
 SERIES_NUMBER = 9903
 # Types of regions that are no lesions.
@@ -44,8 +37,6 @@ NOT_LESIONS = {
     "CONTRAST_AGENT", "CONTROL", "REGISTRATION", "ISOCENTER",
 }  # fmt: skip
 MAX_POINTS = 2_000_000
-
-Outlined: TypeAlias = tuple[int, Points]  # the slice, and LPS points (N, 3) around
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +60,14 @@ def write_rtstruct(
         extent = item.extent if isinstance(item, Match) else None
         extent = on_grid(extent, references.grid) if extent is not None else None
         if extent is None:
-            drawn = list(_ball_outlines(lesion, references))
+            drawn = list(ball_outlines(lesion, references.grid))
         else:
-            drawn = list(_extent_outlines(extent, references))
+            drawn = list(extent_outlines(extent, references.grid))
         outlined.append((lesion, _description(lesion, extent is None), drawn))
     if not outlined:
         return []
     sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
-    dataset = _object(references, sop_uid, series_uid or generate_uid(None, [sop_uid, "series"]))
+    dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
     _add_regions(dataset, outlined, references)
     with atomic_path(path) as beside:
         dataset.save_as(beside, enforce_file_format=True)
@@ -112,41 +103,6 @@ def read_rtstruct(dataset: Dataset, name: str, references: References | None) ->
     if organs:
         log.warning("%s: %d regions are organs or the like and are left out", name, organs)
     return with_unique_ids(rows)
-
-
-def _extent_outlines(part: Volume, references: References) -> Iterator[Outlined]:
-    """The outlines of a part of the grid that is marked, holes included."""
-    from contourpy import contour_generator
-
-    start = np.round(references.grid.mm_to_index(part.grid.origin_mm)).astype(int)
-    for level, mask in enumerate(part.voxels, int(start[0])):
-        padded = np.pad(mask.astype(float), 1)
-        for line in map(np.asarray, contour_generator(z=padded).lines(0.5)):
-            index = np.column_stack([np.full(len(line), level), line[:, ::-1] - 1 + start[1:]])
-            yield level, references.grid.index_to_mm(index[:-1])
-
-
-def _ball_outlines(lesion: Lesion, references: References) -> Iterator[Outlined]:
-    """The circles in which slices cut a ball; the nearest slice has one at any rate."""
-    grid = references.grid
-    center = grid.mm_to_index(lesion.center_mm)
-    angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    near = references.plane_near(lesion.center_mm)
-    reach = int(lesion.radius_mm / grid.spacing_mm[2]) + 1
-    for level in range(max(0, near - reach), min(len(references.planes), near + reach + 1)):
-        height = (level - center[0]) * grid.spacing_mm[2]
-        square = lesion.radius_mm**2 - height**2
-        if square <= 0 and level != near:
-            continue
-        radius = np.sqrt(square) if square > 0 else lesion.radius_mm
-        index = np.column_stack(
-            [
-                np.full(CORNERS, level),
-                center[1] + radius * np.sin(angles) / grid.spacing_mm[1],
-                center[2] + radius * np.cos(angles) / grid.spacing_mm[0],
-            ]
-        )
-        yield level, grid.index_to_mm(index)
 
 
 def _object(references: References, sop_uid: str, series_uid: str) -> Dataset:
@@ -275,7 +231,7 @@ def _check_frame(region: Dataset, name: str, references: References | None) -> N
 def _row(region: Dataset, note: Dataset, contours: list[Points], where: str) -> Row:
     text = str(region.get("ROIDescription") or "")
     ours = dict(re.findall(r"(center_mm|radius_mm|tracking_uid|label)=([^;]*)", text))
-    center, radius = _measure(contours)
+    center, radius = measure_outlines(contours)
     if "center_mm" in ours:
         center = np.array([float(v) for v in ours["center_mm"].split(",")]).reshape(3)
     if "radius_mm" in ours:
@@ -289,64 +245,3 @@ def _row(region: Dataset, note: Dataset, contours: list[Points], where: str) -> 
         label=label.strip(),
         tracking_uid=ours.get("tracking_uid", "").strip(),
     )
-
-
-def _measure(contours: list[Points]) -> tuple[Points, float | None]:
-    """The centroid of what is outlined, and half its longest extent in one slice.
-
-    An outline inside another of its slice is a hole in it. Single points have no radius.
-    """
-    planes: dict[tuple[int, ...], list[Points]] = defaultdict(list)
-    for points in contours:
-        planes[_plane_of(points)].append(points)
-    weighted, area = np.zeros(3), 0.0
-    for inside in planes.values():
-        for points in inside:
-            part = _area(points) * (-1) ** _depth(points, inside)
-            weighted, area = weighted + part * outline_center(points), area + part
-    longest = max(_longest(points) for points in contours)
-    if area <= 0:
-        return np.concatenate(contours).mean(0), longest / 2 or None
-    return weighted / area, longest / 2
-
-
-def _plane_of(points: Points) -> tuple[int, ...]:
-    """Equal for outlines of one slice: its normal and its distance from the origin, rounded."""
-    normal = _normal(points)
-    normal = normal * (1 if normal[np.abs(normal).argmax()] > 0 else -1)
-    return (*np.round(normal * 50).astype(int), round(float(points[0] @ normal) * 10))
-
-
-def _normal(points: Points) -> NDArray:
-    spokes = points - points.mean(0)
-    total = np.cross(spokes, np.roll(spokes, -1, 0)).sum(0)
-    length = np.linalg.norm(total)
-    return total / length if length > 0 else np.array([0.0, 0.0, 1.0])
-
-
-def _area(points: Points) -> float:
-    spokes = points - points.mean(0)
-    return float(np.linalg.norm(np.cross(spokes, np.roll(spokes, -1, 0)).sum(0))) / 2
-
-
-def _depth(points: Points, inside: list[Points]) -> int:
-    """How many other outlines of its slice lie around an outline."""
-    flat = [axis for axis in range(3) if axis != np.abs(_normal(points)).argmax()]
-    return sum(
-        bool(Outline(other[:, flat]).contains_points(points[:1, flat])[0])
-        for other in inside
-        if other is not points and len(other) > 2
-    )
-
-
-def _longest(points: Points) -> float:
-    """The longest distance between points of an outline."""
-    if len(points) < 2:
-        return 0.0
-    if len(points) > 50:
-        flat = [axis for axis in range(3) if axis != np.abs(_normal(points)).argmax()]
-        try:
-            points = points[ConvexHull(points[:, flat]).vertices]
-        except QhullError:  # all on a line
-            points = points[:: max(1, len(points) // 50)]
-    return float(pdist(points).max())

@@ -116,7 +116,7 @@ def _segmentation(
         segment_descriptions=[
             _description(number, lesion) for number, (lesion, _) in enumerate(masks, 1)
         ],
-        series_instance_uid=series_uid or generate_uid(None, [sop_uid, "series"]),
+        series_instance_uid=series_uid or known.derived_uid(f"{sop_uid} series"),
         series_number=SERIES_NUMBER,
         sop_instance_uid=sop_uid,
         instance_number=1,
@@ -221,7 +221,7 @@ def _description(number: int, lesion: Lesion) -> Any:
         segmented_property_type=codes.SCT.Lesion,
         algorithm_type="SEMIAUTOMATIC" if drawn else "AUTOMATIC",
         algorithm_identification=algorithm,
-        tracking_uid=lesion.tracking_uid,
+        tracking_uid=known.valid_uid(lesion.tracking_uid),
         tracking_id=known.plain_text(lesion.id) or str(number),
         anatomic_regions=[site] if site is not None else None,
     )
