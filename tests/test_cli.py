@@ -148,7 +148,7 @@ def test_warnings_reach_the_result_and_stderr(study, tmp_path, tracker, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--format", "dicom-sr"], ["dicom-sr", "not available"]),
+        (["--sr-profile", "ohif"], ["--sr-profile", "dicom-sr"]),
         (["--format", "json,pdf"], ["pdf", "html"]),
         (["--device", "tpu"], ["tpu", "cuda"]),
         (["--precision", "fp8"], ["fp8", "bf16"]),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
 from tlt.lesion import Lesion
+from tlt.pacs.source import local_job
 from tlt.timeline import Progress, in_time_order, track_over_time
 from tlt.volume import Volume
 
@@ -37,7 +38,8 @@ class TrackJob:
         model: weights of the tracker; None takes its own.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto``, ``fp32`` or ``bf16``.
-        formats: what to write, out of ``json csv html png mrk nifti``.
+        formats: what to write, as `tlt.io.exports.write_study` lists it.
+        sr_profile: of a DICOM SR: ``plain`` or ``ohif``.
         points_in: frame of grand-challenge points, ``lps`` or ``voxel``.
         with_identifiers: keep whole paths in the results.
     """
@@ -51,6 +53,7 @@ class TrackJob:
     device: str = "auto"
     precision: str = "auto"
     formats: tuple[str, ...] = ("json", "csv", "html", "png")
+    sr_profile: str = "plain"
     points_in: str | None = None
     with_identifiers: bool = False
 
@@ -68,14 +71,19 @@ class Study:
 def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
     """Track and write everything, or raise and leave no file."""
     _check_tracker(job.tracker)
-    report = progress or _nothing
+    _check_formats(job)
+    with local_job(job) as local:
+        return _run(local, progress or _nothing)
+
+
+def _run(job: TrackJob, report: Progress) -> Result:
     if job.output is None:
         return track_study(job, report).result
     from tlt.io.exports import write_study  # it draws with matplotlib
 
     with staged(job.output, listed=WRITTEN) as folder:
         study = track_study(job, report)
-        write_study(study, folder, job.formats, report)
+        write_study(study, folder, job.formats, report, job.sr_profile)
     return study.result
 
 
@@ -87,6 +95,11 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         baseline, followups, lesions = _read(job, progress)
+        if _dicom_formats(job):
+            from tlt.io.dicom_references import check_frame
+
+            for followup in followups:
+                check_frame(followup)
         pairs = track_over_time(tracker, baseline, followups, lesions, progress)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
@@ -127,6 +140,20 @@ def _check_tracker(name: str) -> None:
 
     if name not in TRACKERS:
         raise unknown_tracker(name)
+
+
+def _dicom_formats(job: TrackJob) -> list[str]:
+    return [name for name in job.formats if name.startswith("dicom-")]
+
+
+def _check_formats(job: TrackJob) -> None:
+    """Refuse, before any work, DICOM formats for a follow-up that is no DICOM series."""
+    formats = _dicom_formats(job)
+    if formats:
+        from tlt.io.dicom_references import check_dicom_output
+
+        for path in job.followups:
+            check_dicom_output(path, "--format " + " ".join(formats))
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tlt.cli import convert, experiment
+from tlt.cli import convert, experiment, pacs
 from tlt.cli.demo import demo
 from tlt.cli.evaluate import evaluate
 from tlt.cli.info import info
@@ -41,6 +41,7 @@ app.command("evaluate")(evaluate)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(convert.app, name="convert")
 app.command("recist")(recist)
+app.add_typer(pacs.app, name="pacs")
 app.command("trackers")(trackers)
 app.command("info")(info)
 app.command("demo")(demo)

@@ -12,9 +12,12 @@ from typer.core import TyperCommand
 
 from tlt.errors import UsageError
 
-FORMATS = ("json", "csv", "html", "png", "mrk", "nifti")
+FORMATS = (
+    "json", "csv", "html", "png", "mrk", "nifti", "points", "dicom-sr", "dicom-seg",
+    "dicom-rtstruct",
+)  # fmt: skip
 DEFAULT_FORMATS = ("json", "csv", "html", "png")
-LATER_FORMATS = ("dicom-sr", "dicom-seg")
+SR_PROFILES = ("plain", "ohif")
 PRECISIONS = ("auto", "fp32", "bf16")
 FRAMES = ("lps", "voxel")
 
@@ -64,7 +67,10 @@ def track(
     lesions: Annotated[
         str,
         typer.Option(
-            "--lesions", "-l", metavar="FILE", help="Lesions: CSV, .mrk.json, JSON, mask image."
+            "--lesions",
+            "-l",
+            metavar="FILE",
+            help="Lesions: CSV, .mrk.json, JSON, mask image, DICOM SR, SEG, RTSTRUCT.",
         ),
     ],
     output: Annotated[
@@ -96,6 +102,12 @@ def track(
         str | None,
         typer.Option(metavar="FRAME", help="Frame of grand-challenge points: lps or voxel."),
     ] = None,
+    sr_profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="DICOM SR: plain (exact points) or ohif (editable in OHIF)."
+        ),
+    ] = None,
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Keep whole paths in the results.")
     ] = False,
@@ -110,9 +122,13 @@ def track(
     """
     chosen = chosen_formats(formats, output)
     _check_paths(baseline=baseline, followup=followup, lesions=lesions, output=output)
-    _check_choice("--precision", precision, PRECISIONS)
+    check_choice("--precision", precision, PRECISIONS)
     if points_in is not None:
-        _check_choice("--points-in", points_in, FRAMES)
+        check_choice("--points-in", points_in, FRAMES)
+    if sr_profile is not None:
+        check_choice("--sr-profile", sr_profile, SR_PROFILES)
+        if "dicom-sr" not in chosen:
+            raise UsageError("--sr-profile: only with --format dicom-sr; add it")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device}: unknown; use auto, cpu, cuda or cuda:N")
     if quiet and verbose:
@@ -132,6 +148,7 @@ def track(
         device=device,
         precision=precision,
         formats=chosen,
+        sr_profile=sr_profile or "plain",
         points_in=points_in,
         with_identifiers=with_identifiers,
     )
@@ -149,13 +166,8 @@ def track(
 def chosen_formats(given: list[str] | None, output: str) -> tuple[str, ...]:
     """The formats to write, each once; raises `UsageError` for one that cannot be written."""
     words = [word.lower() for text in given or () for word in text.split(",") if word]
-    later = [word for word in words if word in LATER_FORMATS]
-    if later:
-        raise UsageError(
-            f"--format {later[0]}: not available in this version; use {' '.join(FORMATS)}"
-        )
     for word in words:
-        _check_choice("--format", word, FORMATS)
+        check_choice("--format", word, FORMATS)
     if given and not words:
         raise UsageError(f"--format: empty; use some of {' '.join(FORMATS)}")
     if output == "-" and set(words) - {"json"}:
@@ -172,6 +184,6 @@ def _check_paths(**given: str | list[str]) -> None:
             raise UsageError(f"--{name}: empty; give a path")
 
 
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{option} {value}: unknown; use one of {' '.join(choices)}")

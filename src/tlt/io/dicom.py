@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from tlt.errors import InputError
+from tlt.geometry import Grid
 from tlt.io.dicom_files import DATES, File, pick_series, plain, read_headers
 from tlt.io.dicom_geometry import Slice, sorted_stack
 from tlt.io.zips import extract_dicom
@@ -37,11 +38,38 @@ def read_series(source: str | os.PathLike[str], series_uid: str | None = None) -
     Raises InputError when there is no CT series or more than one, and for missing slices, two
     acquisitions in one series, a tilted gantry, and slices that differ in size or orientation.
     """
-    source = Path(source)
+    name = str(source)
+    with open_series(source, series_uid) as (files, stack, grid):
+        voxels = _pixels(stack, name)
+    if voxels.shape != grid.shape_zyx:
+        raise InputError(f"{name}: the pixels do not fit their headers; export the series again")
+    header = files[0].header
+    uid = str(header.SeriesInstanceUID)
+    return Volume(voxels, grid, name, uid, _date(header), patient_digest(header))
+
+
+@contextmanager
+def open_series(
+    source: str | os.PathLike[str], series_uid: str | None = None
+) -> Iterator[tuple[list[File], list[Slice], Grid]]:
+    """The files of the one CT series, their slices in the order of their grid, and the grid.
+
+    The files of a zip are there as long as the block runs. Raises as `read_series` does.
+    """
+    with dicom_paths(Path(source)) as paths:
+        files = pick_series(read_headers(paths), Path(source), series_uid)
+        yield files, *_stack(files, str(source))
+
+
+@contextmanager
+def dicom_paths(source: Path) -> Iterator[list[Path]]:
+    """The files of a folder or of a zip, which is unpacked while the block runs; or the one file.
+
+    Raises InputError for a zip that is damaged, encrypted or too large.
+    """
     with _folder_of(source) as folder:
-        paths = [source] if source.is_file() and folder == source.parent else _walk(folder)
-        files = pick_series(read_headers(paths), source, series_uid)
-        return _read(files, str(source))
+        single = source.is_file() and folder == source.parent
+        yield [source] if single else _walk(folder)
 
 
 @contextmanager
@@ -58,8 +86,7 @@ def _walk(folder: Path) -> list[Path]:
     return [Path(root, name) for root, _, names in os.walk(folder) for name in sorted(names)]
 
 
-def _read(files: list[File], name: str) -> Volume:
-    header = files[0].header
+def _stack(files: list[File], name: str) -> tuple[list[Slice], Grid]:
     _check_files(files, name)
     try:
         slices = [s for file in files for s in _slices(file)]
@@ -75,12 +102,7 @@ def _read(files: list[File], name: str) -> Volume:
             f"{name}: {len(slices)} slices; at least {MIN_SIZE} are needed; "
             "give the folder of the whole series"
         )
-    stack, grid = sorted_stack(slices, name)
-    voxels = _pixels(stack, name)
-    if voxels.shape != grid.shape_zyx:
-        raise InputError(f"{name}: the pixels do not fit their headers; export the series again")
-    uid = str(header.SeriesInstanceUID)
-    return Volume(voxels, grid, name, uid, _date(header), _patient(header))
+    return sorted_stack(slices, name)
 
 
 def _check_files(files: list[File], name: str) -> None:
@@ -211,7 +233,7 @@ def _date(header: Dataset) -> str | None:
     return None
 
 
-def _patient(header: Dataset) -> bytes | None:
-    """A digest that two images share if they carry the same PatientID; None without one."""
+def patient_digest(header: Dataset) -> bytes | None:
+    """A digest that two objects share if they carry the same PatientID; None without one."""
     name = str(header.get("PatientID") or "").strip()
     return hashlib.blake2b(name.encode(), key=SALT).digest() if name else None

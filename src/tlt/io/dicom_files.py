@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -67,13 +68,7 @@ def read_headers(paths: Iterable[Path]) -> list[File]:
             continue
         try:
             with path.open("rb") as file:
-                header = pydicom.dcmread(
-                    file, stop_before_pixels=True, specific_tags=list(TAGS), force=True
-                )
-                left = os.fstat(file.fileno()).st_size - file.tell()
-            for _ in header:  # decode every element now, where errors are expected
-                pass
-            complete = left >= _pixel_bytes(header)
+                header, complete = read_header(file, os.fstat(file.fileno()).st_size)
         except Exception:  # pydicom raises whatever a damaged file makes its parsers raise
             damaged += 1
             continue
@@ -82,6 +77,20 @@ def read_headers(paths: Iterable[Path]) -> list[File]:
     if damaged:
         log.warning("%d damaged DICOM files were passed over", damaged)
     return files
+
+
+def read_header(file: BinaryIO, size: int) -> tuple[Dataset, bool]:
+    """The header of an open DICOM file of ``size`` bytes, and whether all its pixels are there.
+
+    Raises whatever pydicom raises when the file is damaged.
+    """
+    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
+    left = size - file.tell()
+    for _ in header:  # decode every element now, where errors are expected
+        pass
+    pixels = _pixel_bytes(header)
+    head = 8 if header.original_encoding[0] else 12  # of the pixels: tag and length
+    return header, pixels == 0 or left >= head + pixels
 
 
 def _pixel_bytes(header: Dataset) -> int:

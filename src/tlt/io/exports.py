@@ -7,45 +7,103 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlt.io import lesions, results
+from tlt.io.dicom_rtstruct import write_rtstruct
+from tlt.io.dicom_seg import write_seg
+from tlt.io.dicom_sr_write import write_sr
 from tlt.io.pictures import Picture, draw_pictures
 from tlt.io.report import write_report
+from tlt.lesion import Match
 from tlt.timeline import Progress
+from tlt.volume import Volume
 
 if TYPE_CHECKING:
     from tlt.pipeline import Study
 
 
-def write_study(study: Study, folder: Path, formats: Sequence[str], progress: Progress) -> None:
-    """Write the formats (``json csv html png mrk nifti``) into an existing folder.
+def write_study(
+    study: Study,
+    folder: Path,
+    formats: Sequence[str],
+    progress: Progress,
+    sr_profile: str = "plain",
+) -> None:
+    """Write the formats into an existing folder.
 
-    ==== =====================================================
-    json ``result.json``
-    csv  ``matches.csv``
-    html ``report.html``, pictures included
-    png  ``lesion_<id>.png``, a picture a lesion
-    mrk  ``followup.mrk.json``, points for 3D Slicer
-    nifti ``followup_mask.nii.gz``, a ball a lesion
-    ==== =====================================================
+    ============== ======================================================================
+    json           ``result.json``
+    csv            ``matches.csv``
+    html           ``report.html``, pictures included
+    png            ``lesion_<id>.png``, a picture a lesion
+    mrk            ``followup.mrk.json``, points and diameters for 3D Slicer
+    nifti          ``followup_mask.nii.gz``, the extent or a ball of each lesion
+    points         ``followup_points.json`` for grand-challenge, ``followup_points.csv``
+    dicom-sr       ``followup_sr.dcm``; ``baseline_sr.dcm`` where the baseline is DICOM
+    dicom-seg      ``followup_seg.dcm``, the extents; not where no lesion has one
+    dicom-rtstruct ``followup_rtstruct.dcm``, outlines of the extents or balls
+    ============== ======================================================================
 
-    With several follow-ups the files of each carry its number: ``followup2.mrk.json``.
+    With several follow-ups the files of each carry its number: ``followup2.mrk.json``. What could
+    not be written is added to the result's warnings.
     """
+    matches = [pair.matches for pair in study.pairs]
+    remarks = write_lesions(
+        study.baseline, study.followups, matches, folder, formats, sr_profile=sr_profile
+    )
+    study.result.warnings.extend(remarks)
     if "json" in formats:
         results.write_json(study.result, folder / "result.json")
     if "csv" in formats:
         results.write_csv(study.result, folder / "matches.csv")
-    if "mrk" in formats or "nifti" in formats:
-        _write_lesions(study, folder, formats)
     if "png" in formats or "html" in formats:
         _write_pictures(study, folder, formats, progress)
 
 
-def _write_lesions(study: Study, folder: Path, formats: Sequence[str]) -> None:
-    for number, (followup, pair) in enumerate(zip(study.followups, study.pairs, strict=True), 1):
-        stem = f"followup{number}" if len(study.pairs) > 1 else "followup"
-        if "mrk" in formats:
-            lesions.write_mrk_json(pair.matches, folder / f"{stem}.mrk.json")
-        if "nifti" in formats:
-            lesions.write_mask(pair.matches, followup.grid, folder / f"{stem}_mask.nii.gz")
+def write_lesions(
+    baseline: Volume,
+    followups: Sequence[Volume],
+    matches: Sequence[Sequence[Match]],
+    folder: Path,
+    formats: Sequence[str],
+    sr_profile: str = "plain",
+    reader: str = "",
+) -> list[str]:
+    """Write the matches of each follow-up, a reader's corrections included, in a lesion format.
+
+    Formats and files as in `write_study`; others are passed over. ``reader`` is the person who
+    decided, for the SR. Returns remarks on what could not be written. Raises InputError for DICOM
+    formats where a follow-up was not read from DICOM.
+    """
+    remarks: list[str] = []
+    for number, (followup, found) in enumerate(zip(followups, matches, strict=True), 1):
+        stem = folder / (f"followup{number}" if len(followups) > 1 else "followup")
+        _write_points(found, followup, stem, formats)
+        if "dicom-sr" in formats:
+            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, number, reader)
+        if "dicom-seg" in formats and not write_seg(found, followup, f"{stem}_seg.dcm"):
+            remarks.append(
+                f"follow-up {number}: no DICOM SEG, because no lesion has an extent; "
+                "dicom-rtstruct and nifti draw balls instead"
+            )
+        if "dicom-rtstruct" in formats and not write_rtstruct(
+            found, followup, f"{stem}_rtstruct.dcm"
+        ):
+            remarks.append(f"follow-up {number}: no DICOM RTSTRUCT, because no lesion was found")
+    if "dicom-sr" in formats and baseline.series_uid is not None and matches:
+        marked = [match.lesion for match in matches[0]]
+        write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, 0)
+    return remarks
+
+
+def _write_points(
+    found: Sequence[Match], followup: Volume, stem: Path, formats: Sequence[str]
+) -> None:
+    if "mrk" in formats:
+        lesions.write_mrk_json(found, f"{stem}.mrk.json")
+    if "nifti" in formats:
+        lesions.write_mask(found, followup.grid, f"{stem}_mask.nii.gz")
+    if "points" in formats:
+        lesions.write_points_json(found, f"{stem}_points.json")
+        lesions.write_lesions_csv(found, f"{stem}_points.csv", tracking_uids=True)
 
 
 def _write_pictures(study: Study, folder: Path, formats: Sequence[str], progress: Progress) -> None:

@@ -21,6 +21,7 @@ from tlt.io.dicom_files import is_dicom
 from tlt.io.files import atomic_path
 from tlt.io.nifti import check_nifti, non_finite
 from tlt.io.text_headers import check_text_header
+from tlt.pacs.source import is_peer_source, pulled_source
 from tlt.volume import AIR_HU, Volume, grid_of, to_sitk
 
 ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -34,8 +35,13 @@ def load_volume(path: str | os.PathLike[str]) -> Volume:
     ``path`` is a NIfTI, NRRD or MHA/MHD file, or a folder or zip of one DICOM series;
     ``FOLDER#SERIES_UID`` picks one series of several. Voxels are int16 where the file holds
     integers that fit, otherwise float32. Raises InputError for anything that is not a CT volume
-    with a known place in the patient.
+    with a known place in the patient. A series in a PACS is named by its address and UID
+    (``dicomweb+https://HOST/dicom-web#UID``, ``dicom://AETITLE@HOST:PORT#UID``); PeerError is
+    raised when the PACS fails.
     """
+    if is_peer_source(os.fspath(path)):
+        with pulled_source(os.fspath(path)) as folder:
+            return replace(load_volume(folder), path=folder.name)
     try:
         return _load(*_split_series(os.fspath(path)))
     except OSError as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tlt.errors import InputError
-from tlt.geometry import Points
-from tlt.lesion import Lesion, Match, Role, Status
+from tlt.geometry import Points, Triple
+from tlt.lesion import Lesion, Match, Role, Size, Status
+from tlt.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class Row:
         radius_mm: its radius; None where the file has none.
         label, tracking_uid: as in `Lesion`; empty if the file has none.
         frame: what the file's coordinates were: LPS, RAS or VOXEL.
-        site, nodal, role: as in `Lesion`.
+        size, site, nodal, role: as in `Lesion`, where the file tells them.
+        extent: its voxels (1 inside, 0 outside) on a grid of their own; None where it has none.
     """
 
     where: str
@@ -33,9 +36,11 @@ class Row:
     label: str = ""
     tracking_uid: str = ""
     frame: str = "LPS"
+    size: Size | None = None
     site: str = ""
     nodal: bool = False
     role: Role = Role.UNDECIDED
+    extent: Volume | None = None
 
 
 def number(value: object, where: str, what: str) -> float:
@@ -60,6 +65,18 @@ def to_lps(point: Points, frame: str) -> Points:
     return point * (-1, -1, 1) if frame == "RAS" else point
 
 
+def triple(point: Points) -> Triple:
+    """A point (3,) as plain numbers."""
+    x, y, z = point.tolist()
+    return x, y, z
+
+
+def with_unique_ids(rows: list[Row]) -> list[Row]:
+    """The rows, without the ids that several of them have: those are numbered instead."""
+    counts = Counter(" ".join(row.id.split()) for row in rows)
+    return [row if counts[" ".join(row.id.split())] == 1 else replace(row, id="") for row in rows]
+
+
 def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
     """Lesions where they were found, each with the number of its place in ``items`` (from 1).
 
@@ -74,6 +91,8 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
             lesion, sure = item.lesion, item.status is Status.FOUND
             label = lesion.label if sure else f"{lesion.label} (low confidence)".strip()
             radius = item.radius_mm or lesion.radius_mm
-            uid = lesion.tracking_uid
-            found.append((count, Lesion(lesion.id, item.center_mm, radius, label, uid)))
+            here = replace(
+                lesion, center_mm=item.center_mm, radius_mm=radius, label=label, size=item.size
+            )
+            found.append((count, here))
     return found

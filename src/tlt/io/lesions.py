@@ -1,7 +1,7 @@
 """Reading the lesions of a baseline from any file of the contract, and checking them.
 
-The formats are in `lesions_csv`, `lesions_json` and `masks`; here they are told apart, and every
-lesion passes the same checks.
+The formats are in `lesions_csv`, `lesions_json`, `masks` and `dicom_lesions`; here they are told
+apart, and every lesion passes the same checks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import numpy as np
 
 from tlt.errors import InputError
 from tlt.geometry import Grid
+from tlt.io.dicom_files import is_dicom
+from tlt.io.dicom_lesions import read_dicom
 from tlt.io.images import ENDINGS
 from tlt.io.lesion_rows import Row
 from tlt.io.lesions_csv import read_csv, write_lesions_csv
 from tlt.io.lesions_json import read_json, write_mrk_json, write_points_json, write_prompts_json
 from tlt.io.masks import read_mask, sphere_labels, write_labels, write_mask
 from tlt.lesion import Lesion
+from tlt.pacs.source import is_peer_source, pulled_source
 from tlt.volume import Volume
 
 __all__ = [
@@ -47,16 +50,27 @@ def read_lesions(
 ) -> list[Lesion]:
     """The lesions marked in the baseline, in the file's order, in LPS millimetres.
 
-    The file is a CSV, 3D Slicer markups, a mask, LesionLocator prompts, or grand-challenge
-    points, whose frame ``points_in`` ("lps" or "voxel") must say. Lesions without a radius get
-    10 mm, with a warning in the log; those without an id become L1, L2, ... Raises InputError
-    when the file cannot be read, or when a lesion is impossible or outside the baseline.
+    The file is a CSV, 3D Slicer markups, a mask, LesionLocator prompts, grand-challenge points,
+    whose frame ``points_in`` ("lps" or "voxel") must say, or a DICOM SR, SEG or RTSTRUCT, also as
+    the one such object of a folder or zip. Lesions without a radius get 10 mm, with a warning in
+    the log; those without an id become L1, L2, ... Raises InputError when the file cannot be
+    read, or when a lesion is impossible, outside the baseline, or of another patient.
     """
+    return [lesion for lesion, _ in read_with_extents(path, baseline, points_in)]
+
+
+def read_with_extents(
+    path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
+) -> list[tuple[Lesion, Volume | None]]:
+    """As `read_lesions`, each lesion with its voxels where the file holds them (mask, SEG)."""
+    if is_peer_source(os.fspath(path)):
+        with pulled_source(os.fspath(path)) as folder:
+            return read_with_extents(folder, baseline, points_in)
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     try:
-        rows = _rows(path, baseline.grid, points_in)
+        rows = _rows(path, baseline, points_in)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
@@ -71,11 +85,13 @@ def read_lesions(
     if guessed:
         shown = ", ".join(guessed[:10]) + (", ..." if len(guessed) > 10 else "")
         log.warning("%s: no radius for %s; %g mm is used", path, shown, DEFAULT_RADIUS_MM)
-    return [_lesion(row, id_) for row, id_ in zip(rows, ids, strict=True)]
+    return [(_lesion(row, id_), row.extent) for row, id_ in zip(rows, ids, strict=True)]
 
 
-def _rows(path: Path, grid: Grid, points_in: str | None) -> list[Row]:
-    ending = path.name.lower()
+def _rows(path: Path, baseline: Volume, points_in: str | None) -> list[Row]:
+    ending, grid = path.name.lower(), baseline.grid
+    if path.is_dir() or ending.endswith((".zip", ".dcm")) or is_dicom(path):
+        return read_dicom(path, baseline)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; mark at least one lesion")
     if ending.endswith(".csv"):
@@ -86,7 +102,8 @@ def _rows(path: Path, grid: Grid, points_in: str | None) -> list[Row]:
         return read_mask(path, grid)
     raise InputError(
         f"{path}: not a lesion file that tlt reads; give .csv, .mrk.json (3D Slicer), .json "
-        "(LesionLocator prompts or grand-challenge points) or a mask (.nii.gz, .nrrd, .mha)"
+        "(LesionLocator prompts or grand-challenge points), a mask (.nii.gz, .nrrd, .mha) or "
+        "DICOM (SR, SEG, RTSTRUCT)"
     )
 
 
@@ -153,6 +170,7 @@ def _lesion(row: Row, id_: str) -> Lesion:
     x, y, z = row.center_mm.tolist()
     radius = DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm
     lesion = Lesion(
-        id_, (x, y, z), radius, row.label, site=row.site, nodal=row.nodal, role=row.role
-    )
+        id_, (x, y, z), radius, row.label, size=row.size, site=row.site, nodal=row.nodal,
+        role=row.role,
+    )  # fmt: skip
     return replace(lesion, tracking_uid=row.tracking_uid) if row.tracking_uid else lesion

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,17 @@ import numpy as np
 from tlt.errors import InputError, UsageError
 from tlt.geometry import Grid
 from tlt.io.files import atomic_write
-from tlt.io.lesion_rows import Row, number, numbers, placed, to_lps
-from tlt.lesion import Lesion, Match
+from tlt.io.lesion_rows import Row, number, numbers, placed, to_lps, triple
+from tlt.lesion import Axis, Lesion, Match, Size
 
 SLICER_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/"
     "Resources/Schema/markups-schema-v1.0.3.json#"
 )
 # Slicer writes names; files of Slicer 4 and its scripts have numbers.
+SHORT = " short axis"  # ends the name of a line that is not the long axis
+MEASURED = "measured by tlt"
+NEAR_MM = 30.0
 SLICER_FRAMES = {"LPS": "LPS", "RAS": "RAS", "1": "LPS", "0": "RAS"}
 
 
@@ -54,7 +58,11 @@ def read_json(text: str, name: str, grid: Grid, points_in: str | None = None) ->
 
 
 def write_mrk_json(lesions: Sequence[Lesion | Match], path: str | os.PathLike[str]) -> None:
-    """Write lesions as a 3D Slicer point list in LPS; radius and label go into descriptions."""
+    """Write lesions as a 3D Slicer point list in LPS; radius and label go into descriptions.
+
+    Where diameters are known, a Line of the lesion's name follows for the long axis, and one of
+    its name and "short axis" for the short one.
+    """
     points = [
         {
             "id": str(count),
@@ -78,7 +86,39 @@ def write_mrk_json(lesions: Sequence[Lesion | Match], path: str | os.PathLike[st
         "labelFormat": "%N-%d",
         "controlPoints": points,
     }
-    _write(path, {"@schema": SLICER_SCHEMA, "markups": [markup]})
+    lines = [
+        _line_markup(f"{lesion.id}{suffix}", axis, lesion.size.by_reader)
+        for _, lesion in placed(lesions)
+        if lesion.size is not None
+        for suffix, axis in (("", lesion.size.long_axis), (SHORT, lesion.size.short_axis))
+        if axis is not None
+    ]
+    _write(path, {"@schema": SLICER_SCHEMA, "markups": [markup, *lines]})
+
+
+def _line_markup(name: str, axis: Axis, by_reader: bool) -> dict:
+    ends = (axis.start_mm, axis.end_mm)
+    return {
+        "type": "Line",
+        "name": name,
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "locked": False,
+        "labelFormat": "%N-%d",
+        "controlPoints": [
+            {
+                "id": str(count),
+                "label": f"{name}-{count}",
+                "description": "" if by_reader else MEASURED,
+                "position": [round(float(value), 4) for value in end],
+                "selected": True,
+                "locked": False,
+                "visibility": True,
+                "positionStatus": "defined",
+            }
+            for count, end in enumerate(ends, 1)
+        ],
+    }
 
 
 def write_prompts_json(
@@ -143,7 +183,36 @@ def _read_markups(markups: list, name: str) -> list[Row]:
             rows.append(_roi(markup, points, where, frame))
         else:
             raise InputError(f"{where}: type {kind!r} is no lesion; use Fiducial, Line or ROI")
-    return rows
+    return _joined(rows)
+
+
+def _joined(rows: list[Row]) -> list[Row]:
+    """Lines given to the lesion whose name they bear, as its diameters."""
+    lines = {row.id: row for row in rows if row.size is not None and row.id}
+    others = {row.id: row for row in rows if row.size is None}
+    joined = []
+    for row in rows:
+        long, short = lines.get(row.id), lines.get(row.id + SHORT)
+        owner = row.id.removesuffix(SHORT)
+        if row.size is not None and (
+            (row.id in others and _near(others[row.id], row))
+            or (owner != row.id and owner in lines and _near(lines[owner], row))
+        ):
+            continue  # an axis of a lesion that is itself in the file
+        if long is not None and long.size is not None and _near(row, long):
+            size = long.size
+            if short is not None and short.size is not None and _near(row, short):
+                size = replace(size, short_axis=short.size.long_axis)
+            radius = size.long_axis.length_mm / 2 if row.radius_mm is None else row.radius_mm
+            row = replace(row, size=size, radius_mm=radius)
+        joined.append(row)
+    return joined
+
+
+def _near(row: Row, line: Row) -> bool:
+    """Whether a line can be a diameter of a lesion: two lesions may bear one name by mistake."""
+    reach = max(NEAR_MM, 4 * (line.radius_mm or 0.0))
+    return bool(np.linalg.norm(row.center_mm - line.center_mm) <= reach)
 
 
 def _control_points(markup: dict, where: str) -> list[tuple[str, dict]]:
@@ -185,7 +254,9 @@ def _line(markup: dict, points: list[tuple[str, dict]], where: str, frame: str) 
         raise InputError(f"{where}: a line of {len(points)} points; place both ends")
     start, end = (_position(point, place, frame) for place, point in points)
     radius = float(np.linalg.norm(end - start)) / 2
-    return [Row(where, _name(markup, points), (start + end) / 2, radius, frame=frame)]
+    drawn = not any(point.get("description") == MEASURED for _, point in points)
+    size = Size(Axis(triple(start), triple(end)), by_reader=drawn)
+    return [Row(where, _name(markup, points), (start + end) / 2, radius, frame=frame, size=size)]
 
 
 def _roi(markup: dict, points: list[tuple[str, dict]], where: str, frame: str) -> Row:

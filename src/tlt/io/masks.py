@@ -57,7 +57,9 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
         name = f"L{value}" if split else str(value)
         center, radius = _measure(labels, value, boxes[value - 1], grid)
         where = f"{path}: label {value}"
-        rows.append(Row(where, name, center, radius, "" if split else names.get(value, "")))
+        label = "" if split else names.get(value, "")
+        extent = _cut_out(labels, value, boxes[value - 1], grid)
+        rows.append(Row(where, name, center, radius, label, extent=extent))
     large = [f"{r.id} ({r.radius_mm:.0f} mm)" for r in rows if (r.radius_mm or 0) > LARGE_MM]
     if large:
         log.warning(
@@ -67,17 +69,25 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
 
 
 def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.uint16]:
-    """A label array (D, H, W) with a ball a lesion, at least one voxel each, smaller ones on top.
+    """A label array (D, H, W): a match's extent, else a ball, of each lesion; smaller ones on top.
 
-    The integer is the lesion's id where all ids are whole numbers from 1, else its place in the
-    list, from 1. Lesions outside the grid, and matches that were not found, are left out.
+    A ball has at least one voxel. The integer is the lesion's id where all ids are whole numbers
+    from 1, else its place in the list, from 1. Lesions outside the grid, and matches that were not
+    found, are left out.
     """
     ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
     whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
     labels = np.zeros(grid.shape_zyx, np.uint16)
     for count, lesion in sorted(placed(lesions), key=lambda pair: -pair[1].radius_mm):
-        if grid.contains(lesion.center_mm):
-            _paint(labels, lesion, int(lesion.id) if whole else count, grid)
+        value, item = int(lesion.id) if whole else count, lesions[count - 1]
+        extent = item.extent if isinstance(item, Match) else None
+        part = on_grid(extent, grid) if extent is not None else None
+        if part is not None:
+            z, y, x = np.round(grid.mm_to_index(part.grid.origin_mm)).astype(int)
+            d, h, w = part.voxels.shape
+            labels[z : z + d, y : y + h, x : x + w][part.voxels > 0] = value
+        elif grid.contains(lesion.center_mm):
+            _paint(labels, lesion, value, grid)
     return labels
 
 
@@ -89,6 +99,44 @@ def write_mask(lesions: Sequence[Lesion | Match], grid: Grid, path: str | os.Pat
 def write_labels(labels: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
     """Write a label array (D, H, W) on its grid, as unsigned integers."""
     write_image(to_sitk(Volume(np.ascontiguousarray(labels, np.uint16), grid)), path)
+
+
+def measure_mask(extent: Volume) -> tuple[NDArray, float]:
+    """LPS centroid of a mask's voxels, and half their longest extent (mm) in one axial slice."""
+    whole = tuple(slice(0, n) for n in extent.voxels.shape)
+    return _measure(extent.voxels, 1, whole, extent.grid)
+
+
+def on_grid(extent: Volume, grid: Grid) -> Volume | None:
+    """An extent (1 inside, 0 outside) as a part of a grid; None where none of it lies in there.
+
+    Voxels that are the grid's own are taken over; others are looked up, nearest neighbour.
+    """
+    low, high = _box(extent.grid, grid)
+    if (high <= low).any():
+        return None
+    part = grid.cropped(low, high - low)
+    index = np.moveaxis(np.indices(part.shape_zyx), 0, -1)
+    own = np.round(extent.grid.mm_to_index(part.index_to_mm(index))).astype(int)
+    inside = ((own >= 0) & (own < extent.voxels.shape)).all(-1)
+    voxels = np.zeros(part.shape_zyx, np.uint8)
+    voxels[inside] = extent.voxels[tuple(own[inside].T)] > 0
+    return Volume(voxels, part) if voxels.any() else None
+
+
+def _box(extent: Grid, grid: Grid) -> tuple[NDArray, NDArray]:
+    """The voxels of the grid, from and to, that hold all voxel centres of an extent's grid."""
+    ends = np.stack(np.meshgrid(*[(0, n - 1) for n in extent.shape_zyx], indexing="ij"), -1)
+    corners = grid.mm_to_index(extent.index_to_mm(ends.reshape(-1, 3)))
+    low = np.maximum(np.floor(corners.min(0) + 1e-3).astype(int), 0)
+    high = np.minimum(np.ceil(corners.max(0) - 1e-3).astype(int) + 1, grid.shape_zyx)
+    return low, high
+
+
+def _cut_out(labels: NDArray, value: int, box: tuple[slice, ...], grid: Grid) -> Volume:
+    """The voxels of one label on their part of the grid."""
+    mask = (labels[box] == value).astype(np.uint8)
+    return Volume(mask, grid.cropped([part.start for part in box], mask.shape))
 
 
 def _check_same_frame(mask: Grid, baseline: Grid, name: str) -> None:

@@ -1,0 +1,1 @@
+"""Images and reports from and to a PACS, over DICOMweb or DIMSE."""

@@ -1,0 +1,258 @@
+"""The same coordinates through every format, read by other libraries; and lesions converted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import slicerio
+from conftest import LPS, RAS, oblique, write_dicom_series
+from fakes import FakeTracker
+from marks import at, centroid, found, marked, series, with_extents
+
+from tlt.cli.main import main
+from tlt.cli.track import FORMATS
+from tlt.errors import InputError
+from tlt.io.exports import write_lesions
+from tlt.io.images import save_volume
+from tlt.io.lesions import read_lesions, write_lesions_csv, write_mrk_json
+from tlt.io.lesions_convert import FORMATS as CONVERTED
+from tlt.io.lesions_convert import convert_lesions
+from tlt.io.results import read_json
+from tlt.lesion import Axis, Lesion, Size, Status
+from tlt.volume import Volume
+
+EVERY = pytest.mark.parametrize("direction", [LPS, RAS, oblique()], ids=["LPS", "RAS", "oblique"])
+LESION_FORMATS = ("mrk", "nifti", "points", "dicom-sr", "dicom-seg", "dicom-rtstruct")
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Volume:
+    return series(tmp_path_factory.mktemp("ct"), oblique())
+
+
+@EVERY
+def test_every_format_tells_the_same_place(tmp_path: Path, direction: tuple[float, ...]) -> None:
+    """Lesions at voxel centres with symmetric extents, so that outlines and masks can be exact."""
+    volume = series(tmp_path / "ct", direction)
+    lesions = [Lesion("1", at(volume.grid, 10, 15, 12), 20.0),
+               Lesion("2", at(volume.grid, 6, 20, 25), 13.0)]  # fmt: skip
+    truth = np.array([lesion.center_mm for lesion in lesions])
+    matches = with_extents(found(lesions), volume.grid)
+    assert np.allclose([centroid(m.extent) for m in matches if m.extent], truth, atol=0.1)
+    assert write_lesions(volume, [volume], [matches], tmp_path, LESION_FORMATS) == []
+    files = ["followup_sr.dcm", "followup_seg.dcm", "followup_rtstruct.dcm", "followup.mrk.json",
+             "followup_points.json", "followup_points.csv", "followup_mask.nii.gz"]  # fmt: skip
+    for name in files:
+        read = read_lesions(tmp_path / name, volume, "lps")
+        assert [lesion.id for lesion in read] == ["1", "2"], name
+        assert np.allclose([lesion.center_mm for lesion in read], truth, atol=0.1), name
+    mask = nibabel.load(tmp_path / "followup_mask.nii.gz")
+    for value, place in enumerate(truth, 1):
+        index = np.argwhere(np.asarray(mask.dataobj) == value).mean(0)
+        assert np.allclose(nibabel.affines.apply_affine(mask.affine, index), place * (-1, -1, 1),
+                           atol=0.1)  # fmt: skip
+    points = json.loads((tmp_path / "followup_points.json").read_text())["points"]
+    assert np.allclose([p["point"] for p in points], truth, atol=0.1)
+    uids = {lesion.tracking_uid for lesion in lesions}
+    for name in ("baseline_sr.dcm", "followup_sr.dcm", "followup_seg.dcm"):
+        assert {x.tracking_uid for x in read_lesions(tmp_path / name, volume)} == uids, name
+
+
+def test_points_and_diameters_for_slicer(tmp_path: Path, ct: Volume) -> None:
+    lesions = marked(ct.grid)
+    write_mrk_json(found(lesions), tmp_path / "l.mrk.json")
+    markups = json.loads((tmp_path / "l.mrk.json").read_text())["markups"]
+    assert [m["type"] for m in markups] == ["Fiducial", "Line", "Line", "Line"]
+    assert [m.get("name") for m in markups[1:]] == ["L1", "L1 short axis", "L 2"]
+    assert all(m["coordinateSystem"] == "LPS" for m in markups)
+    points = [p["position"] for p in markups[0]["controlPoints"]]
+    assert np.allclose(points, [x.center_mm for x in lesions], atol=0.1)
+    assert lesions[0].size is not None
+    ends = [p["position"] for p in markups[1]["controlPoints"]]
+    axis = lesions[0].size.long_axis
+    assert np.allclose(ends, [axis.start_mm, axis.end_mm], atol=0.1)
+    back = read_lesions(tmp_path / "l.mrk.json", ct)
+    for a, b in zip(back, lesions, strict=True):
+        assert (a.id, a.label, a.tracking_uid) == (b.id, b.label, b.tracking_uid)
+        assert (a.size is None) == (b.size is None)
+        if a.size and b.size:
+            assert a.size.by_reader == b.size.by_reader
+            assert a.size.long_axis.length_mm == pytest.approx(b.size.long_axis.length_mm, abs=1e-3)
+            assert (a.size.short_axis is None) == (b.size.short_axis is None)
+
+
+def test_what_slicerio_writes_is_read(tmp_path: Path, ct: Volume) -> None:
+    """slicerio reads no .mrk.json itself, but makes them from Slicer 4's lists of points."""
+    lesions = marked(ct.grid)
+    rows = [
+        f"vtkMRMLMarkupsFiducialNode_{n},{-x.center_mm[0]},{-x.center_mm[1]},{x.center_mm[2]},"
+        f"0,0,0,1,1,1,0,{x.id},,"
+        for n, x in enumerate(lesions)
+    ]
+    head = [
+        "# Markups fiducial file version = 4.11",
+        "# CoordinateSystem = RAS",
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
+    ]
+    (tmp_path / "l.fcsv").write_text("\n".join(head + rows) + "\n")
+    path = slicerio.fcsv_to_markups_json(tmp_path / "l.fcsv")
+    path = path.rename(tmp_path / "l.mrk.json")
+    read = read_lesions(path, ct)
+    assert [x.id for x in read] == [x.id for x in lesions]
+    truth = [x.center_mm for x in lesions]
+    assert np.allclose([x.center_mm for x in read], truth, atol=0.1)
+
+
+def test_a_drawn_line_is_the_diameter(tmp_path: Path, ct: Volume) -> None:
+    start, end = at(ct.grid, 10, 15, 10), at(ct.grid, 10, 15, 13)
+    mark = {"type": "Line", "coordinateSystem": "LPS", "name": "A",
+            "controlPoints": [{"position": start}, {"position": end}]}  # fmt: skip
+    (tmp_path / "l.mrk.json").write_text(json.dumps({"markups": [mark]}))
+    (lesion,) = read_lesions(tmp_path / "l.mrk.json", ct)
+    assert lesion.size == Size(Axis(start, end), by_reader=True)
+    assert lesion.radius_mm == pytest.approx(12)
+    far = {"type": "Fiducial", "coordinateSystem": "LPS",
+           "controlPoints": [{"label": "A", "position": at(ct.grid, 10, 15, 35)}]}  # fmt: skip
+    (tmp_path / "l.mrk.json").write_text(json.dumps({"markups": [mark, far]}))
+    with pytest.raises(InputError, match="lesion id A occurs twice"):
+        read_lesions(tmp_path / "l.mrk.json", ct)
+
+
+def test_corrected_matches_of_two_followups(tmp_path: Path, ct: Volume) -> None:
+    first = found(marked(ct.grid))
+    second = [replace(first[0], status=Status.NOT_FOUND), *first[1:]]
+    other = series(tmp_path / "other", oblique(), "2")
+    remarks = write_lesions(
+        ct, [ct, other], [first, second], tmp_path / "out", ("dicom-sr", "dicom-seg"), "ohif", "X"
+    )
+    assert [r.split(":")[0] for r in remarks] == ["follow-up 1", "follow-up 2"]
+    assert all("no DICOM SEG, because no lesion has an extent" in r for r in remarks)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["baseline_sr.dcm", "followup1_sr.dcm", "followup2_sr.dcm"]
+    reports = [pydicom.dcmread(tmp_path / "out" / name) for name in names]
+    observers = [i.PersonName for i in reports[2].ContentSequence if i.ValueType == "PNAME"]
+    assert observers == ["X^"]
+    assert [x.id for x in read_lesions(tmp_path / "out" / names[2], other)] == ["L 2", "L3"]
+    moved = {names[0]: "0", names[1]: "1", names[2]: "2"}
+    for name, report in zip(names, reports, strict=True):
+        (group, *_) = report.ContentSequence[-1 if name != names[2] else -2].ContentSequence
+        (point,) = [i.TextValue for i in group.ContentSequence
+                    if i.ConceptNameCodeSequence[0].CodeValue == "126070"]  # fmt: skip
+        assert point == moved[name]
+
+
+# The command line
+
+
+@pytest.fixture
+def study(tmp_path: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DICOM and NIfTI of one image, lesions of it, and a tracker that moves them."""
+    monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: FakeTracker())
+    write_dicom_series(ct, tmp_path / "bl")
+    write_dicom_series(ct, tmp_path / "fu", series="2")
+    save_volume(ct, tmp_path / "fu.nii.gz")
+    write_lesions_csv(marked(ct.grid), tmp_path / "l.csv", tracking_uids=True)
+    return tmp_path
+
+
+def track(study: Path, followup: str, *more: str) -> list[str]:
+    return ["track", "-bl", f"{study}/bl", "-fu", f"{study}/{followup}", "-l", f"{study}/l.csv",
+            "-o", f"{study}/out", *more]  # fmt: skip
+
+
+def test_track_writes_dicom(study: Path, ct: Volume, capsys: pytest.CaptureFixture) -> None:
+    formats = ("json", "dicom-sr", "dicom-seg", "dicom-rtstruct", "points")
+    assert main(track(study, "fu", "--format", *formats, "--sr-profile", "ohif")) == 0
+    names = sorted(p.name for p in (study / "out").iterdir() if not p.name.startswith("."))
+    assert names == ["baseline_sr.dcm", "followup_points.csv", "followup_points.json",
+                     "followup_rtstruct.dcm", "followup_sr.dcm", "result.json"]  # fmt: skip
+    result = read_json(study / "out" / "result.json")
+    assert any("no DICOM SEG" in warning for warning in result.warnings)
+    assert "no DICOM SEG" in capsys.readouterr().err
+    read = read_lesions(study / "out" / "followup_rtstruct.dcm", ct)
+    truth = [lesion.followups[0].center_mm for lesion in result.lesions]
+    assert np.allclose([lesion.center_mm for lesion in read], truth, atol=0.01)
+    assert [x.tracking_uid for x in read] == [x.tracking_uid for x in result.lesions]
+    for name in ("result.json", "followup_points.json", "followup_points.csv"):
+        assert b"SECRET" not in (study / "out" / name).read_bytes()
+
+
+def test_dicom_of_a_nifti_followup_is_refused_before_tracking(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("tlt.io.images.load_volume", lambda path: pytest.fail("was read"))
+    for name in ("dicom-sr", "dicom-seg", "dicom-rtstruct"):
+        assert main(track(study, "fu.nii.gz", "--format", name)) == 3
+        assert f"fu.nii.gz: no DICOM series, but --format {name}" in capsys.readouterr().err
+    assert not (study / "out").exists()
+    assert main(track(study, "fu", "--sr-profile", "ohif")) == 2
+    assert main(track(study, "fu", "--format", "dicom-sr", "--sr-profile", "x")) == 2
+
+
+def test_a_followup_without_frame_of_reference_is_refused_before_tracking(
+    study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_dicom_series(ct, study / "frameless", series="3", FrameOfReferenceUID="")
+    monkeypatch.setattr(FakeTracker, "track_pair", lambda *args: pytest.fail("was tracked"))
+    assert main(track(study, "frameless", "--format", "dicom-sr")) == 3
+    assert "no Frame of Reference UID" in capsys.readouterr().err
+
+
+def convert(study: Path, source: str, output: str, *more: str) -> list[str]:
+    return ["convert", "lesions", "--input", f"{study}/{source}", "--baseline", f"{study}/bl",
+            "--output", f"{study}/{output}", *more]  # fmt: skip
+
+
+def test_lesions_are_converted_from_any_format_into_any_other(study: Path, ct: Volume) -> None:
+    truth = np.array([lesion.center_mm for lesion in marked(ct.grid)])
+    outputs = {"csv": "a.csv", "mrk": "a.mrk.json", "points": "a.json", "prompts": "b.json",
+               "dicom-sr": "a.dcm", "dicom-rtstruct": "rt.dcm"}  # fmt: skip
+    for to, name in outputs.items():
+        assert main(convert(study, "l.csv", name, "--format", to)) == 0
+        for again, other in outputs.items():
+            converted = f"from_{to}_{other}"
+            frame = ("--points-in", "lps") if to == "points" else ()
+            assert main(convert(study, name, converted, "--format", again, *frame, "-q")) == 0
+            read = read_lesions(study / converted, ct, "lps")
+            assert np.allclose([x.center_mm for x in read], truth, atol=0.01), converted
+    assert set(outputs) | {"nifti", "dicom-seg"} == set(CONVERTED)
+
+
+def test_voxels_survive_from_mask_to_seg_and_back(study: Path, ct: Volume) -> None:
+    assert main(convert(study, "l.csv", "a.nii.gz")) == 0
+    assert main(convert(study, "a.nii.gz", "a.dcm", "--format", "dicom-seg")) == 0
+    assert main(convert(study, "a.dcm", "b.nii.gz")) == 0
+    first, second = (np.asarray(nibabel.load(study / n).dataobj) for n in ("a.nii.gz", "b.nii.gz"))
+    assert first.max() == 3
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "code", "words"),
+    [
+        ("a.json", [], 2, "say --format points"),
+        ("a.txt", [], 2, "an ending of no lesion format"),
+        ("a.csv", ["--format", "dicom-sr"], 2, "needs the ending .dcm"),
+        ("a.csv", ["--format", "excel"], 2, "unknown"),
+        ("a.dcm", ["--sr-profile", "x"], 2, "unknown"),
+        ("a.dcm", ["--format", "dicom-seg"], 3, "no voxels of their own"),
+    ],
+)
+def test_what_cannot_be_converted(
+    study: Path, capsys: pytest.CaptureFixture, output: str, more: list[str], code: int, words: str
+) -> None:
+    assert main(convert(study, "l.csv", output, *more)) == code
+    assert words in capsys.readouterr().err
+    assert not (study / output).exists()
+    with pytest.raises(InputError, match="no DICOM series"):
+        convert_lesions(study / "l.csv", study / "fu.nii.gz", study / "x.dcm")
+
+
+def test_every_format_of_the_contract_can_be_asked_for() -> None:
+    assert {"dicom-sr", "dicom-seg", "dicom-rtstruct", "points"} <= set(FORMATS)
