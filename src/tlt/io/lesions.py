@@ -61,7 +61,7 @@ def read_lesions(
 def read_with_extents(
     path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
 ) -> list[tuple[Lesion, Volume | None]]:
-    """As `read_lesions`, each lesion with its voxels where the file holds them (mask, SEG)."""
+    """As `read_lesions`, each lesion with its voxels where a mask, SEG or RTSTRUCT tells them."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
