@@ -22,7 +22,7 @@ from tlt.io.dicom import open_series
 from tlt.io.dicom_files import is_dicom
 from tlt.volume import Volume
 
-ALMOST = 1e-3  # of a voxel: a point counts as lying in a slice
+ALMOST = 1e-2  # of a voxel: a point counts as lying in a slice
 # What the objects need from the images even where it is empty (type 2).
 COMMON = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
