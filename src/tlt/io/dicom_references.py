@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,12 @@ def load_references(volume: Volume) -> References:
     source = _source(volume.path)
     if not source.exists():
         raise InputError(f"{source}: the DICOM series is no longer there; put it back")
-    with open_series(source, volume.series_uid) as (_, stack, grid):
+    return _load(source, volume.series_uid, source.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # every format of a study asks for the same images
+def _load(source: Path, series_uid: str, changed_ns: int) -> References:
+    with open_series(source, series_uid) as (_, stack, grid):
         headers = {p: _header(p, str(source)) for p in dict.fromkeys(s.path for s in stack)}
     planes = [
         Plane(
