@@ -195,8 +195,14 @@ def test_outlines_come_back_as_they_were(tmp_path: Path, direction: tuple[float,
     for matches in (balls, with_extents(balls, volume.grid)):
         assert write_rtstruct(matches, volume, tmp_path / "rt.dcm") == ["L1", "L 2", "L3"]
         valid(tmp_path / "rt.dcm")
-        read = read_lesions(tmp_path / "rt.dcm", volume)
-        for lesion, match in zip(read, matches, strict=True):
+        read = read_with_extents(tmp_path / "rt.dcm", volume)
+        for (lesion, extent), match in zip(read, matches, strict=True):
+            assert extent is not None
+            shown = match.extent or ball(volume.grid, match.center_mm, match.radius_mm)
+            if match.extent is None:  # the outline of a ball has corners
+                assert len(voxels(extent) ^ voxels(shown)) <= 0.05 * len(voxels(shown))
+            else:
+                assert voxels(extent) == voxels(shown)
             assert (lesion.id, lesion.label) == (match.lesion.id, match.lesion.label)
             assert lesion.tracking_uid == match.lesion.tracking_uid
             assert np.allclose(lesion.center_mm, match.center_mm, atol=1e-3)
@@ -238,6 +244,9 @@ def test_a_hole_is_no_part_of_a_lesion(tmp_path: Path, ct: Volume) -> None:
     write_rtstruct([replace(match, extent=extent)], ct, tmp_path / "rt.dcm")
     assert len(pydicom.dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence) == 2
     (read,) = read_lesions(others(tmp_path / "rt.dcm"), ct)
+    ((_, filled),) = read_with_extents(tmp_path / "rt.dcm", ct)
+    assert filled is not None
+    assert voxels(filled) == voxels(extent)
     # Outlines run between voxel centres: corners are cut off (48.5 and 8.5 voxels of area).
     outer, inner = np.array([13.0, 13.0]), np.array([12.0, 12.0])
     y, x = (48.5 * outer - 8.5 * inner) / 40
@@ -256,7 +265,8 @@ def test_single_points_and_organs(
     dataset.ROIContourSequence[0].ContourSequence = [contour]
     dataset.RTROIObservationsSequence[1].RTROIInterpretedType = "ORGAN"
     dataset.save_as(tmp_path / "rt.dcm")
-    first, third = read_lesions(tmp_path / "rt.dcm", ct)
+    (first, single), (third, _) = read_with_extents(tmp_path / "rt.dcm", ct)
+    assert single is None
     assert np.allclose(first.center_mm, lesions[0].center_mm, atol=1e-3)
     assert (first.radius_mm, third.id) == (10, "L3")
     assert "1 regions are organs or the like" in caplog.text

@@ -173,6 +173,10 @@ def test_axes_outside_a_slice_are_kept_in_space(tmp_path: Path, ct: Volume) -> N
     assert read.size is not None
     assert np.allclose(read.size.long_axis.end_mm, (x, y, z + 8), atol=1e-3)
     assert_valid(tmp_path / "sr.dcm")
+    group = pydicom.dcmread(tmp_path / "sr.dcm").ContentSequence[-1].ContentSequence[0]
+    drawn = [i.ContentSequence[0].ValueType for i in group.ContentSequence
+             if i.ValueType == "NUM" and "ContentSequence" in i]  # fmt: skip
+    assert drawn == ["SCOORD3D", "SCOORD3D"]
 
 
 def test_dcmtk_and_dcmqi_read_it(tmp_path: Path, ct: Volume) -> None:

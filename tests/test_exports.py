@@ -231,6 +231,9 @@ def test_voxels_survive_from_mask_to_seg_and_back(study: Path, ct: Volume) -> No
     first, second = (np.asarray(nibabel.load(study / n).dataobj) for n in ("a.nii.gz", "b.nii.gz"))
     assert first.max() == 3
     assert np.array_equal(first, second)
+    assert main(convert(study, "a.nii.gz", "rt.dcm", "--format", "dicom-rtstruct")) == 0
+    assert main(convert(study, "rt.dcm", "c.nii.gz")) == 0
+    assert np.array_equal(first, np.asarray(nibabel.load(study / "c.nii.gz").dataobj))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def _read(
         return read_seg(dataset, name, baseline.grid, references)
     from tlt.io.dicom_rtstruct import read_rtstruct
 
-    return read_rtstruct(dataset, name, references)
+    return read_rtstruct(dataset, name, baseline.grid, references)
 
 
 def _pick(paths: list[Path], source: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tlt.io.dicom_files import is_dicom
 from tlt.pacs.source import is_peer_source
 from tlt.volume import Volume
 
-ALMOST = 1e-3  # of a voxel: a point counts as lying in a slice
+ALMOST = 1e-2  # of a voxel: a point counts as lying in a slice
 # What the objects need from the images even where it is empty (type 2).
 COMMON = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -149,7 +150,12 @@ def load_references(volume: Volume) -> References:
     source = _source(volume.path)
     if not source.exists():
         raise InputError(f"{source}: the DICOM series is no longer there; put it back")
-    with open_series(source, volume.series_uid) as (_, stack, grid):
+    return _load(source, volume.series_uid, source.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)  # every format of a study asks for the same images
+def _load(source: Path, series_uid: str, changed_ns: int) -> References:
+    with open_series(source, series_uid) as (_, stack, grid):
         headers = {p: _header(p, str(source)) for p in dict.fromkeys(s.path for s in stack)}
     planes = [
         Plane(

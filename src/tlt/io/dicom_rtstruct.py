@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -19,13 +20,19 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from tlt.errors import InputError
-from tlt.geometry import Points
+from tlt.geometry import Grid, Points
 from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import COMMON, References, check_frame
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
 from tlt.io.masks import on_grid
-from tlt.io.outlines import Outlined, ball_outlines, extent_outlines, measure_outlines
+from tlt.io.outlines import (
+    Outlined,
+    ball_outlines,
+    extent_outlines,
+    fill_outlines,
+    measure_outlines,
+)
 from tlt.lesion import Lesion, Match
 from tlt.volume import Volume
 
@@ -74,7 +81,9 @@ def write_rtstruct(
     return [lesion.id for lesion, _, _ in outlined]
 
 
-def read_rtstruct(dataset: Dataset, name: str, references: References | None) -> list[Row]:
+def read_rtstruct(
+    dataset: Dataset, name: str, baseline: Grid, references: References | None
+) -> list[Row]:
     """The regions of interest of an RT Structure Set; organs and the like are left out.
 
     Raises InputError for another frame of reference than the baseline's, and where nothing is
@@ -94,7 +103,8 @@ def read_rtstruct(dataset: Dataset, name: str, references: References | None) ->
         contours = _contours(item)
         if contours:
             _check_frame(regions[number], name, references)
-            rows.append(_row(regions[number], note, contours, f"{name}: ROI {number}"))
+            row = _row(regions[number], note, contours, f"{name}: ROI {number}")
+            rows.append(replace(row, extent=fill_outlines(contours, baseline)))
     if not rows:
         raise InputError(
             f"{name}: no outlined lesion in the RTSTRUCT ({organs} regions are organs or the "

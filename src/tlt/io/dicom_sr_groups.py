@@ -108,25 +108,26 @@ class Groups:
 
         size = lesion.size
         if size is None:
-            (first, *others) = _scalars(item, lesion, [self._coordinates([lesion.center_mm])])
-            return [first, *others]
-        if size.short_axis is None:
-            axes = [self._axis(LENGTH, size.long_axis)]
-        else:
-            axes = [self._axis(LONG_AXIS, size.long_axis), self._axis(SHORT_AXIS, size.short_axis)]
+            return _scalars(item, lesion, [self._coordinates([lesion.center_mm], self.ohif)])
+        drawn = [(LENGTH, size.long_axis)]
+        if size.short_axis is not None:
+            drawn = [(LONG_AXIS, size.long_axis), (SHORT_AXIS, size.short_axis)]
+        ends = [end for _, axis in drawn for end in (axis.start_mm, axis.end_mm)]
+        # OHIF takes both axes to lie in the image of the first.
+        flat = self.ohif and self.references.in_one_plane(ends)
+        axes = [self._axis(name, axis, flat) for name, axis in drawn]
         return [*axes, *_scalars(item, lesion)]
 
-    def _axis(self, name: Any, axis: Axis) -> sr.Measurement:
-        points = [axis.start_mm, axis.end_mm]
-        return _number(name, axis.length_mm, "mm", [self._coordinates(points)])
+    def _axis(self, name: Any, axis: Axis, flat: bool) -> sr.Measurement:
+        line = self._coordinates([axis.start_mm, axis.end_mm], flat)
+        return _number(name, axis.length_mm, "mm", [line])
 
-    def _coordinates(self, points_mm: Sequence) -> Any:
-        """A point or a line, in the nearest slice (ohif) or in space."""
+    def _coordinates(self, points_mm: Sequence, flat: bool) -> Any:
+        """A point or a line, in the nearest slice (``flat``) or in space."""
         from highdicom import sr
 
         kind = "POINT" if len(points_mm) == 1 else "POLYLINE"
-        in_slice = len(points_mm) == 1 or self.references.in_one_plane(points_mm)
-        if not self.ohif or not in_slice:
+        if not flat:
             self.spatial = True
             return sr.CoordinatesForMeasurement3D(
                 kind, np.array(points_mm, float), self.references.frame_uid

@@ -90,7 +90,8 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
         elif item.center_mm is not None and item.status is not Status.NOT_FOUND:
             lesion, sure = item.lesion, item.status is Status.FOUND
             label = lesion.label if sure else f"{lesion.label} (low confidence)".strip()
-            radius = item.radius_mm or lesion.radius_mm
+            measured = item.size.long_axis.length_mm / 2 if item.size else None
+            radius = item.radius_mm or measured or lesion.radius_mm
             here = replace(
                 lesion, center_mm=item.center_mm, radius_mm=radius, label=label, size=item.size
             )

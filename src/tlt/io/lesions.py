@@ -62,7 +62,7 @@ def read_lesions(
 def read_with_extents(
     path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
 ) -> list[tuple[Lesion, Volume | None]]:
-    """As `read_lesions`, each lesion with its voxels where the file holds them (mask, SEG)."""
+    """As `read_lesions`, each lesion with its voxels where a mask, SEG or RTSTRUCT tells them."""
     if is_peer_source(os.fspath(path)):
         with pulled_source(os.fspath(path)) as folder:
             return read_with_extents(folder, baseline, points_in)

@@ -128,7 +128,7 @@ def _write_dicom(
     if not written:
         raise InputError(
             f"{output}: no SEG, because the lesions have no voxels of their own; "
-            "convert a mask or a SEG, or use dicom-sr or dicom-rtstruct"
+            "convert a mask, SEG or RTSTRUCT, or use dicom-sr or dicom-rtstruct"
         )
     return len(written)
 

@@ -17,6 +17,7 @@ from tlt.lesion import Lesion
 from tlt.volume import Volume
 
 CORNERS = 48  # of a ball's outline in a slice
+ACROSS = 0.1  # of a slice: a flatter outline lies in one
 
 Outlined: TypeAlias = tuple[int, Points]  # the slice, and LPS points (N, 3) around
 
@@ -73,6 +74,30 @@ def measure_outlines(contours: list[Points]) -> tuple[Points, float | None]:
     if area <= 0:
         return np.concatenate(contours).mean(0), longest / 2 or None
     return weighted / area, longest / 2
+
+
+def fill_outlines(contours: list[Points], grid: Grid) -> Volume | None:
+    """The voxels (1 inside) that outlines enclose, on their part of a grid, holes left out.
+
+    None where an outline lies across the grid's slices or outside it, or encloses no voxel.
+    """
+    outlines = [grid.mm_to_index(points) for points in contours if len(points) > 2]
+    if not outlines or any(np.ptp(index[:, 0]) > ACROSS for index in outlines):
+        return None
+    ends = np.concatenate(outlines)
+    low = np.floor(ends.min(0) + 0.5).astype(int)
+    high = np.ceil(ends.max(0) - 0.5).astype(int) + 1
+    low, high = np.maximum(low, 0), np.minimum(high, grid.shape_zyx)
+    if (high <= low).any():
+        return None
+    mask = np.zeros(high - low, bool)
+    pixels = np.moveaxis(np.indices(mask.shape[1:]), 0, -1).reshape(-1, 2) + low[1:]
+    for index in outlines:
+        level = int(np.round(index[:, 0].mean())) - low[0]
+        if 0 <= level < len(mask):
+            inside = Outline(index[:, 1:]).contains_points(pixels)
+            mask[level] ^= inside.reshape(mask.shape[1:])
+    return Volume(mask.astype(np.uint8), grid.cropped(low, high - low)) if mask.any() else None
 
 
 def outline_center(points: Points) -> Points:
