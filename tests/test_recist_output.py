@@ -16,9 +16,11 @@ from recist_cases import entries, found, gone, lesion, make_result, size
 
 from tlt.cli.main import main
 from tlt.errors import InputError
-from tlt.io.lesions import read_lesions
+from tlt.geometry import Grid
+from tlt.io.lesions import read_lesions, write_lesions_csv
+from tlt.io.lesions_csv import HEADER, read_csv
 from tlt.io.results import write_json
-from tlt.lesion import Role
+from tlt.lesion import Lesion, Role
 from tlt.recist import assess, render_page, render_table, rules, to_csv, to_json
 from tlt.recist.entries import read_entries
 from tlt.recist.plot import draw_trajectories
@@ -271,6 +273,20 @@ def test_the_command_says_what_is_wrong(folder, capsys, arguments, code, words):
 
 
 # Roles in a lesion file
+
+
+def test_site_node_and_role_are_written_where_there_are_any(tmp_path):
+    marked = Lesion("N1", (1.0, 2.0, 3.0), 8.0, site="axilla", nodal=True, role=Role.TARGET)
+    plain = Lesion("L2", (4.0, 5.0, 6.0), 9.0)
+    write_lesions_csv([marked, plain], tmp_path / "l.csv", tracking_uids=True)
+    grid = Grid((20, 20, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    rows = read_csv((tmp_path / "l.csv").read_text(), "l.csv", grid)
+    assert [(r.site, r.nodal, r.role, r.tracking_uid) for r in rows] == [
+        ("axilla", True, Role.TARGET, marked.tracking_uid),
+        ("", False, Role.UNDECIDED, plain.tracking_uid),
+    ]
+    write_lesions_csv([plain], tmp_path / "l.csv")
+    assert (tmp_path / "l.csv").read_text().splitlines()[0] == ",".join(HEADER)
 
 
 def test_a_lesion_file_may_tell_site_node_and_role(tmp_path):

@@ -20,6 +20,7 @@ from tlt.lesion import Lesion, Match, Role
 
 HEADER = ("lesion_id", "x", "y", "z", "coordinate_system", "radius_mm", "label")
 REQUIRED = ("x", "y", "z", "coordinate_system")
+RECIST = ("site", "nodal", "role")
 SYSTEMS = ("LPS", "RAS", "VOXEL")
 YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 
@@ -51,14 +52,26 @@ def read_csv(text: str, name: str, grid: Grid) -> list[Row]:
 def write_lesions_csv(
     lesions: Sequence[Lesion | Match], path: str | os.PathLike[str], tracking_uids: bool = False
 ) -> None:
-    """Write lesions in LPS mm; with ``tracking_uids`` a last column keeps the Tracking UIDs."""
+    """Write lesions in LPS mm; with ``tracking_uids`` a last column keeps the Tracking UIDs.
+
+    Columns for RECIST are there where a lesion has a site, is a node or has a role.
+    """
+    listed = [lesion for _, lesion in placed(lesions)]
+    assessed = any(le.site or le.nodal or le.role is not Role.UNDECIDED for le in listed)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*HEADER, "tracking_uid") if tracking_uids else HEADER)
-    for _, lesion in placed(lesions):
+    added = (*RECIST * assessed, *("tracking_uid",) * tracking_uids)
+    writer.writerow((*HEADER, *added))
+    for lesion in listed:
         point = [f"{value:.4f}" for value in lesion.center_mm]
         row = [lesion.id, *point, "LPS", f"{lesion.radius_mm:.4f}", lesion.label]
-        writer.writerow([*row, lesion.tracking_uid] if tracking_uids else row)
+        more = {
+            "site": lesion.site,
+            "nodal": "yes" if lesion.nodal else "no",
+            "role": "" if lesion.role is Role.UNDECIDED else lesion.role.value,
+            "tracking_uid": lesion.tracking_uid,
+        }
+        writer.writerow([*row, *(more[column] for column in added)])
     atomic_write(path, text.getvalue())
 
 
