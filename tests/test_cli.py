@@ -21,6 +21,7 @@ from tlt.errors import ModelError, UsageError
 from tlt.io.images import load_volume, save_volume
 from tlt.io.output import staged
 from tlt.io.results import Result, read_json
+from tlt.io.sources import SOURCES
 from tlt.lesion import Status
 from tlt.timeline import in_time_order, track_over_time
 
@@ -111,7 +112,9 @@ def test_output_dash_prints_json_and_writes_nothing(study, tmp_path, tracker, ca
 def test_no_folder_name_gets_into_results_unless_asked_for(study, tmp_path, tracker, capsys):
     assert main(arguments(study, tmp_path / "out")) == 0
     for path in (tmp_path / "out").iterdir():
-        assert b"DOE^JANE" not in path.read_bytes()
+        # The images' places are kept for tlt review, for the owner only.
+        assert (b"DOE^JANE" in path.read_bytes()) == (path.name == SOURCES)
+    assert (tmp_path / "out" / SOURCES).stat().st_mode & 0o077 == 0
     assert "DOE" not in "".join(capsys.readouterr())
     assert main(arguments(study, tmp_path / "named", "--with-identifiers")) == 0
     assert read_json(tmp_path / "named" / "result.json").baseline.path == f"{study}/bl.nii.gz"

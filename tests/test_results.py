@@ -70,7 +70,13 @@ def test_json_holds_exactly_the_fields_of_the_contract(result):
             "size_xyz": [60, 50, 40],
             "spacing_mm": [2.0, 2.0, 3.0],
             "series_uid": None,
-            "registration": {"method": "fake", "seconds": 0.25, "similarity": 0.8765, "ok": True},
+            "registration": {
+                "method": "fake",
+                "seconds": 0.25,
+                "similarity": 0.8765,
+                "ok": True,
+                "matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+            },
             "seconds": 1.5,
         }
     ]

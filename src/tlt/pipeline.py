@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
+from tlt.io.sources import write_sources
 from tlt.lesion import Lesion
 from tlt.timeline import Progress, in_time_order, track_over_time
 from tlt.volume import Volume
@@ -76,6 +77,8 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
     with staged(job.output, listed=WRITTEN) as folder:
         study = track_study(job, report)
         write_study(study, folder, job.formats, report)
+        if "json" in job.formats:
+            write_sources(folder, study.baseline, study.followups, job.formats)
     return study.result
 
 

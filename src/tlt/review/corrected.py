@@ -1,0 +1,103 @@
+"""A result with the readers' decisions in it.
+
+| decision | status | centre | size |
+| --- | --- | --- | --- |
+| accepted | found (outside the field of view stays so) | as tracked | as measured |
+| moved | found | where the reader clicked | measured again, or left to the reader |
+| rejected | not found | as tracked: still the best estimate | none |
+| lost | not found | as tracked, or by registration alone | none |
+
+The confidence stays what was computed for the tracked position: it is no opinion of the reader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tlt.geometry import Triple
+from tlt.io.results import (
+    Decision,
+    LesionAtFollowup,
+    LesionResult,
+    Result,
+    Review,
+    SizeFacts,
+)
+from tlt.lesion import Role, Status
+from tlt.review.state import Event, Kind, State
+
+MEASURE_AGAIN = "to be measured again: the reader moved the centre"
+NO_SIZE = {
+    Decision.REJECTED: "not measured: the reader rejected this match",
+    Decision.LOST: "not measured: the reader no longer sees the lesion",
+}
+
+# The size of a lesion of the result about a centre in a follow-up (from 1); None leaves it to the
+# reader. The page calls it once a moved lesion, so that it may take a second.
+Measure = Callable[[LesionResult, int, Triple], SizeFacts | None]
+
+
+def corrected(result: Result, state: State, measure: Measure | None = None) -> Result:
+    """The tracker's result as the readers left it; ``result`` is not changed."""
+    return result.model_copy(
+        update={"lesions": [_lesion(lesion, state, measure) for lesion in result.lesions]}
+    )
+
+
+def _lesion(lesion: LesionResult, state: State, measure: Measure | None) -> LesionResult:
+    role = state.said(lesion.id, Kind.ROLE)
+    site = state.said(lesion.id, Kind.SITE)
+    nodal = state.said(lesion.id, Kind.NODAL)
+    return lesion.model_copy(
+        update={
+            "role": lesion.role if role is None else Role(role),
+            "site": lesion.site if site is None else site,
+            "nodal": lesion.nodal if nodal is None else nodal,
+            "followups": [
+                _match(lesion, number, state, measure)
+                for number in range(1, len(lesion.followups) + 1)
+            ],
+        }
+    )
+
+
+def _match(
+    lesion: LesionResult, number: int, state: State, measure: Measure | None
+) -> LesionAtFollowup:
+    found = lesion.followups[number - 1]
+    event = state.decided(lesion.id, number)
+    if event is None:
+        return found
+    decision = event.kind.decision
+    assert decision is not None  # only decisions are stored under that subject
+    note = state.said(lesion.id, Kind.NOTE, number) or ""
+    review = Review(decision=decision, by=event.by, at=event.at, note=note)
+    changes = {"review": review, **_changes(lesion, number, event, decision, measure)}
+    return LesionAtFollowup.model_validate({**dict(found), **changes})
+
+
+def _changes(
+    lesion: LesionResult, number: int, event: Event, decision: Decision, measure: Measure | None
+) -> dict[str, object]:
+    found = lesion.followups[number - 1]
+    if decision is Decision.ACCEPTED:
+        outside = found.status is Status.OUTSIDE_FOV
+        return {} if outside else {"status": Status.FOUND}
+    if decision is Decision.MOVED:
+        size = measure(lesion, number, event.value) if measure is not None else None
+        return {
+            "status": Status.FOUND,
+            **_centre(found, event.value),
+            "radius_mm": None if size is None else round(size.long_mm / 2, 3),
+            "size": size,
+            "size_note": MEASURE_AGAIN if size is None else "",
+        }
+    gone = {"radius_mm": None, "size": None, "size_note": NO_SIZE[decision]}
+    center = found.center_mm or found.prior_center_mm
+    return {"status": Status.NOT_FOUND, **_centre(found, center), **gone}
+
+
+def _centre(found: LesionAtFollowup, center_mm: Triple) -> dict[str, object]:
+    distance = math.dist(center_mm, found.prior_center_mm)
+    return {"center_mm": tuple(center_mm), "prior_distance_mm": round(distance, 3)}
