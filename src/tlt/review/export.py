@@ -15,17 +15,18 @@ from tlt.pipeline import WRITTEN, Study
 from tlt.review.shelf import Shelf
 
 TEXT_FORMATS = ("json", "csv")  # they need no image
+# Title and content of a format on the page; one that is missing here is shown by its name.
 CONTENT = {
-    "json": "result.json: everything, for programs",
-    "csv": "matches.csv: a row a lesion, for spreadsheets",
-    "html": "report.html: tables and pictures in one file",
-    "png": "a picture a lesion",
-    "mrk": "points for 3D Slicer",
-    "nifti": "a mask with a ball a lesion",
-    "dicom-sr": "DICOM structured report for the PACS",
-    "dicom-seg": "DICOM segmentation for the PACS",
-    "rtstruct": "DICOM RTSTRUCT",
-    "recist": "RECIST 1.1 table",
+    "json": ("JSON", "result.json: everything, for programs"),
+    "csv": ("CSV", "matches.csv: a row a lesion, for spreadsheets"),
+    "html": ("Report", "report.html: tables and pictures in one file"),
+    "png": ("Pictures", "a picture a lesion"),
+    "mrk": ("3D Slicer", "followup.mrk.json: points"),
+    "nifti": ("Mask", "followup_mask.nii.gz: a ball a lesion"),
+    "dicom-sr": ("DICOM SR", "a structured report for the PACS"),
+    "dicom-seg": ("DICOM SEG", "a segmentation for the PACS"),
+    "rtstruct": ("RTSTRUCT", "contours for radiotherapy"),
+    "recist": ("RECIST 1.1", "sums, changes and the category of response"),
 }
 
 

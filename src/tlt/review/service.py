@@ -238,8 +238,9 @@ class Review:
         files = self.files()
         return {
             "formats": [
-                {"name": name, "content": CONTENT.get(name, name), "there": name in there}
+                {"name": name, "title": title, "content": content, "there": name in there}
                 for name in self.formats
+                for title, content in [CONTENT.get(name, (name, ""))]
             ],
             "stale": self._older(files, events),
             "files": files,

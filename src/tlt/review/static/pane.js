@@ -49,6 +49,9 @@ export class Pane {
 
   get index() { return nearest(this.sheet, this.focus); }
 
+  /** The slice that is seen: while the next one is on its way, still the one before. */
+  get seen() { return this.drawn?.sheet === this.sheet ? this.drawn.index : this.index; }
+
   /** Pixels a millimetre. */
   get scale() {
     const box = this.stage.getBoundingClientRect();
@@ -94,7 +97,7 @@ export class Pane {
   point(clientX, clientY) {
     const box = this.stage.getBoundingClientRect(), s = this.scale;
     const point = [...this.focus];
-    point[this.sheet.normal_axis] = position(this.sheet, this.index);
+    point[this.sheet.normal_axis] = position(this.sheet, this.seen);
     return moved(this.sheet.plane, point,
       (clientX - box.left - box.width / 2) / s, (clientY - box.top - box.height / 2) / s);
   }
@@ -102,7 +105,7 @@ export class Pane {
   /** The point in the middle of the drawn slice. */
   get middle() {
     const point = [...this.focus];
-    point[this.sheet.normal_axis] = position(this.sheet, this.index);
+    point[this.sheet.normal_axis] = position(this.sheet, this.seen);
     return point;
   }
 
@@ -149,7 +152,7 @@ export class Pane {
     const context = this.canvas.getContext("2d");
     context.fillStyle = "#000";
     context.fillRect(0, 0, width, height);
-    if (!this.drawn || this.drawn.sheet.plane.name !== this.page.plane) return;
+    if (this.drawn?.sheet !== this.sheet) return;
     const { bitmap, sheet } = this.drawn, s = this.scale * ratio;
     const [right, down] = place(sheet.plane, this.focus);
     context.imageSmoothingQuality = "high";
@@ -176,7 +179,7 @@ export class Pane {
 
   /** How far a point is from the drawn slice. */
   _off(point) {
-    return Math.abs(point[this.sheet.normal_axis] - position(this.sheet, this.index));
+    return Math.abs(point[this.sheet.normal_axis] - position(this.sheet, this.seen));
   }
 
   _shape(mark, s) {
@@ -226,7 +229,7 @@ export class Pane {
     for (const side of this.sides) side.hidden = !sheet;
     this.corners.tr.hidden = this.corners.bl.hidden = this.corners.br.hidden = !sheet;
     if (!sheet) return;
-    const index = this.index, axis = "xyz"[sheet.normal_axis];
+    const index = this.seen, axis = "xyz"[sheet.normal_axis];
     const where = `${axis} ${position(sheet, index).toFixed(1)} mm`;
     this.corners.tr.textContent = `slice ${index + 1} of ${sheet.count} · ${where}`;
     const { name, level, width } = this.page.window;
@@ -236,7 +239,7 @@ export class Pane {
     this.bar.style.width = `${length * this.scale}px`;
     this.bar_text.textContent = `${length} mm`;
     this.slider.max = sheet.count - 1;
-    this.slider.value = index;
+    this.slider.value = this.index;
     this.slider.setAttribute("aria-valuetext", `slice ${index + 1} of ${sheet.count}, ${where}`);
   }
 

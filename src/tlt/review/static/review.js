@@ -143,7 +143,7 @@ function lineOf(match) {
       parts.push(`moved by ${distance(match.center_mm, match.tracked.center_mm).toFixed(1)} mm`);
     }
   } else if (match.prior_distance_mm !== null) {
-    parts.push(`${match.prior_distance_mm.toFixed(1)} mm from where registration alone puts it`);
+    parts.push(`${match.prior_distance_mm.toFixed(1)} mm from where registration puts it`);
   }
   return parts.join(" · ");
 }
@@ -191,12 +191,13 @@ function showExports() {
   $("open-export").classList.toggle("stale", stale.length > 0);
   $("open-export").title = stale.length ? `older than the last decision: ${stale.join(", ")}` : "";
   $("export-state").textContent = stale.length
-    ? `result.json has every decision. Older than the last decision: ${stale.join(", ")}. An export writes them all anew.`
+    ? `result.json has every decision; ${stale.length === 1 ? "one file is" : stale.length + " files are"} older than the last one.`
     : "result.json has every decision; the other files are up to date.";
+  $("export-all").hidden = !stale.length;
   $("formats").replaceChildren(...formats.map((format) => {
     const item = document.createElement("li");
-    const control = button(format.name, () => exportFormats([format.name], control));
-    control.setAttribute("aria-label", `Export ${format.name}: ${format.content}`);
+    const control = button(format.title, () => exportFormats([format.name], control));
+    control.setAttribute("aria-label", `Export ${format.title}: ${format.content}`);
     item.append(control, span("faint", format.content));
     return item;
   }));
@@ -204,7 +205,7 @@ function showExports() {
     const item = document.createElement("li"), link = document.createElement("a");
     link.href = `/api/files/${encodeURIComponent(name)}`;
     link.download = name; link.textContent = name;
-    item.append(link, span("faint", stale.includes(name) ? "  older than the last decision" : ""));
+    item.append(link, span("faint", stale.includes(name) ? " (older)" : ""));
     return item;
   }));
 }
@@ -391,7 +392,7 @@ async function exportFormats(formats, control) {
     const answer = await send("/api/export", { formats });
     show(await readState());
     say(`written: ${answer.files.length} files in ${answer.folder}`);
-    $("export-state").textContent = `Written to the folder ${answer.folder}: ${answer.files.join(", ")}`;
+    $("export-state").textContent = `Written: ${answer.files.length} files in the folder ${answer.folder}.`;
   } catch (error) {
     $("export-state").textContent = `not written: ${error.message}`;
   }
@@ -498,6 +499,7 @@ function wire() {
   const clicks = {
     accept: KEYS.a, reject: KEYS.r, lost: KEYS.l, move: KEYS.m, undo, next: KEYS.n, previous: KEYS.p, fit,
     linked: KEYS.k, marks: KEYS.h, "open-reader": askReader, "open-history": showHistory,
+    "export-all": () => exportFormats(["json"], $("export-all")),
     "open-export": () => { showExports(); $("export").showModal(); }, "open-help": KEYS["?"], "open-3d": open3d, theme: nextTheme,
   };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
@@ -525,14 +527,22 @@ function setTheme(name) {
 }
 
 async function open3d() {
+  const one = lesion();
+  if (!one) return;
   $("view3d").showModal();
-  const module = await import("/static/niivue/view3d.js");
-  const match = lesion()?.followups[followup - 1];
-  await module.show({
-    canvases: [$("gl-baseline"), $("gl-followup")], images: [0, followup], window: page.window,
-    points: lesion() ? [lesion().baseline.center_mm, match.center_mm ?? match.prior_center_mm] : null,
-    say: (text) => { $("view3d-state").textContent = text; },
-  });
+  const match = one.followups[followup - 1];
+  const say3d = (text) => { $("view3d-state").textContent = text; };
+  try {
+    const view = await import("/static/niivue/view3d.js");
+    await view.show({
+      canvases: [$("gl-baseline"), $("gl-followup")], images: [0, followup], window: page.window,
+      points: [one.baseline.center_mm, carried(match.link, one.baseline.center_mm)],
+      across: [(point) => carried(match.link, point), (point) => carried(match.back, point)],
+      say: say3d,
+    });
+  } catch (error) {
+    say3d(`the three planes cannot be shown here (${error.message}); the slices show everything`);
+  }
 }
 
 async function loadImage(side) {
