@@ -7,6 +7,7 @@ const OPTIONS = {
   sliceType: SLICE_TYPE.MULTIPLANAR,
   // Ray casting takes seconds a frame without a graphics card.
   multiplanarShowRender: SHOW_RENDER.NEVER,
+  sagittalNoseLeft: true,  // as our own slices are
   backColor: [0, 0, 0, 1],
   crosshairColor: [0.36, 0.78, 1, 1],
   crosshairWidth: 1,
@@ -23,7 +24,7 @@ const turned = ([x, y, z]) => [-x, -y, z];
  * `across` are two functions: a point of one image to that of the other.
  */
 export async function show({ canvases, images, window: { level, width }, points, across, say }) {
-  say("loading the reduced images …");
+  say("loading the reduced images; some seconds without a graphics card …");
   if (!views) {
     views = canvases.map(() => new Niivue(OPTIONS));
     for (const [k, view] of views.entries()) await view.attachToCanvas(canvases[k]);
