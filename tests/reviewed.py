@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import fakes
 import numpy as np
-from fakes import GRID, LESIONS, SHIFT_MM, ball_volume, make_match, make_pair
+from fakes import GRID, SHIFT_MM, ball_volume, make_match, make_pair
 
 from tlt.geometry import AffineTransform
 from tlt.io.images import load_volume, save_volume
@@ -15,6 +17,11 @@ from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
 from tlt.registration.result import Registration
 
+# In the middle of slices, so that a click in a slice can hit them.
+LESIONS = [
+    replace(lesion, center_mm=(*lesion.center_mm[:2], z))
+    for lesion, z in zip(fakes.LESIONS, (-49.0, -31.0, -79.0), strict=True)
+]
 STATUSES = (Status.FOUND, Status.LOW_CONFIDENCE, Status.OUTSIDE_FOV)
 CONFIDENCES = (0.9, 0.3, 0.0)
 SOFTWARE = Software(version="1", tracker="fake", model=None, weights_sha256=None)

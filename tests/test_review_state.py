@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from fakes import LESIONS, ball_volume
+from fakes import ball_volume
 from hypothesis import given
 from hypothesis import strategies as st
-from reviewed import make_result, truth_mm
+from reviewed import LESIONS, make_result, truth_mm
 
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fakes import LESIONS, ball_volume
-from reviewed import make_result
+from fakes import ball_volume
+from reviewed import LESIONS, make_result
 
 from tlt.errors import InputError
 from tlt.review.state import Draft, Kind

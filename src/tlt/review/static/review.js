@@ -483,7 +483,7 @@ function whileMoving(event) {
 
 function onKey(event) {
   const at = event.target;
-  const typing = at.matches("input:not([type=checkbox]):not([type=range]), select, textarea");
+  const typing = at.checkVisibility() && at.matches("input:not([type=checkbox]):not([type=range]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (page.moving && whileMoving(event)) { event.preventDefault(); return; }
   if (at.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
