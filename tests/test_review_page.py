@@ -239,6 +239,27 @@ def test_a_decision_waits_for_a_server_that_was_ended_and_started_again(browser,
     server.end()
 
 
+def test_axes_are_drawn_by_clicks_and_shown_with_their_length(browser, folder):
+    server = Server(folder)
+    page = opened(browser, server.url)
+    page.keyboard.press("n")
+    page.keyboard.press("d")
+    x, y, z = truth_mm("L1")
+    # The short one first: the longer of the two is the long axis.
+    for dx, dy in ((0.0, -5.0), (0.0, 5.0), (-8.0, 0.0), (8.0, 0.0)):
+        page.mouse.click(*drawn(page, (x + dx, y + dy, z)))
+    saved(page, "L1 size")
+    page.wait_for_selector("[data-image=followup] svg text:has-text('16.')")
+    size = match(read_json(folder / "result.json"), "L1").size
+    assert (size.long_mm, size.short_mm) == pytest.approx((16.0, 10.0), abs=0.8)
+    assert size.by_reader
+    page.keyboard.press("u")
+    saved(page, "L1 decision undone")
+    assert match(read_json(folder / "result.json"), "L1").size is None
+    assert page.errors == []
+    server.end()
+
+
 def test_a_missing_image_is_told_in_its_place(browser, folder, tmp_path):
     os.remove(tmp_path / "bl.nii.gz")
     server = Server(folder)

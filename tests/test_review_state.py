@@ -114,6 +114,21 @@ def test_a_measure_sizes_what_was_moved_and_only_that():
     assert (found.radius_mm, found.size_note) == (4.5, "")
 
 
+AXES = {"long_axis": [(0.0, 0.0, 0.0), (12.0, 0.0, 0.0)], "short_axis": None}
+
+
+def test_drawn_axes_count_until_the_lesion_is_moved_again_and_not_when_it_is_gone():
+    drawn, moved = (Kind.SIZE, "L1", AXES, "A"), (Kind.MOVED, "L1", (1.0, 2.0, 3.0), "A")
+    for steps in ([drawn], [drawn, (Kind.ACCEPTED, "L1", None, "A")], [moved, drawn]):
+        found = match(after(*steps), "L1")
+        assert found.size is not None
+        assert (found.size.long_mm, found.radius_mm, found.size.by_reader) == (12.0, 6.0, True)
+    for steps in ([drawn, moved], [drawn, (Kind.LOST, "L1", None, "A")]):
+        assert match(after(*steps), "L1").size is None
+    assert match(after((Kind.LOST, "L1", None, "A"), drawn), "L1").size is None
+    assert match(after((Kind.SIZE, "L3", AXES, "A")), "L3").size is None  # out of view
+
+
 STEP = st.tuples(
     st.sampled_from(
         [
@@ -121,6 +136,7 @@ STEP = st.tuples(
             (Kind.REJECTED, None),
             (Kind.LOST, None),
             (Kind.MOVED, (1.0, 2.0, 3.0)),
+            (Kind.SIZE, AXES),
             (Kind.ROLE, "target"),
             (Kind.SITE, "lung"),
             (Kind.NODAL, True),
@@ -201,6 +217,9 @@ def test_an_undo_is_of_ones_own_and_not_past_another_reader():
         (Draft(Kind.MOVED, "L1", 1, (1, 2)), "three numbers"),
         (Draft(Kind.MOVED, "L1", 1, (1, 2, math.nan)), "three numbers"),
         (Draft(Kind.MOVED, "L1", 1, "abc"), "three numbers"),
+        (Draft(Kind.SIZE, "L1", 1, {"long_axis": [(0, 0, 0), (0, 0, 0.5)]}), "0.5 mm"),
+        (Draft(Kind.SIZE, "L1", 1, {"long_axis": [(0, 0, 0)]}), "two ends"),
+        (Draft(Kind.SIZE, "L1", 1, {"width": 3}), "long_axis"),
         (Draft(Kind.NODAL, "L1", None, "yes"), "true or false"),
         (Draft(Kind.SITE, "L1", None, "x" * 501), "500"),
         (Draft(Kind.LOST, "L1", 1, 7), "no value"),

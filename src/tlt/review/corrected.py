@@ -7,7 +7,9 @@
 | rejected | not found | as tracked: still the best estimate | none |
 | lost | not found | as tracked, or by registration alone | none |
 
-The confidence stays what was computed for the tracked position: it is no opinion of the reader.
+A reader may also draw the axes at follow-up; they count until the lesion is moved again, and not
+for one that is rejected or lost. The confidence stays what was computed for the tracked position:
+it is no opinion of the reader.
 """
 
 from __future__ import annotations
@@ -63,6 +65,34 @@ def _lesion(lesion: LesionResult, state: State, measure: Measure | None) -> Lesi
 
 
 def _match(
+    lesion: LesionResult, number: int, state: State, measure: Measure | None
+) -> LesionAtFollowup:
+    return _sized(_decided(lesion, number, state, measure), lesion.id, number, state)
+
+
+def _sized(found: LesionAtFollowup, lesion_id: str, number: int, state: State) -> LesionAtFollowup:
+    """With the axes that a reader drew, where they still hold."""
+    drawn = state.last.get((lesion_id, number, Kind.SIZE.value))
+    decided = state.decided(lesion_id, number)
+    if drawn is None or found.center_mm is None:
+        return found
+    moved_before = decided is not None and decided.kind is Kind.MOVED and decided.seq < drawn.seq
+    if not (decided is None or decided.kind is Kind.ACCEPTED or moved_before):
+        return found
+    long_axis, short_axis = drawn.value["long_axis"], drawn.value["short_axis"]
+    long_mm = round(math.dist(*long_axis), 3)
+    size = SizeFacts(
+        long_axis=long_axis,
+        short_axis=short_axis,
+        long_mm=long_mm,
+        short_mm=None if short_axis is None else round(math.dist(*short_axis), 3),
+        by_reader=True,
+    )
+    changes = {"size": size, "size_note": "", "radius_mm": round(long_mm / 2, 3)}
+    return LesionAtFollowup.model_validate({**dict(found), **changes})
+
+
+def _decided(
     lesion: LesionResult, number: int, state: State, measure: Measure | None
 ) -> LesionAtFollowup:
     found = lesion.followups[number - 1]

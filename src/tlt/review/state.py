@@ -19,6 +19,7 @@ from tlt.lesion import Role, Status
 
 MAX_TEXT = 500
 MAX_NAME = 80
+MIN_AXIS_MM, MAX_AXIS_MM = 1.0, 500.0
 
 
 class Kind(str, Enum):
@@ -28,6 +29,7 @@ class Kind(str, Enum):
     MOVED = "moved"
     REJECTED = "rejected"
     LOST = "lost"
+    SIZE = "size"
     NOTE = "note"
     ROLE = "role"
     SITE = "site"
@@ -53,8 +55,9 @@ class Draft:
         kind: what happens.
         lesion_id: the lesion.
         followup: number of the follow-up from 1; None for what holds at every time point.
-        value: LPS centre for `MOVED`; text for note, role and site; whether a node for `NODAL`;
-            number of the event for `UNDONE`; otherwise None.
+        value: LPS centre for `MOVED`; the ends of ``long_axis`` and ``short_axis`` (or None) for
+            `SIZE`; text for note, role and site; whether a node for `NODAL`; number of the event
+            for `UNDONE`; otherwise None.
     """
 
     kind: Kind
@@ -188,6 +191,27 @@ def _point(value: Any) -> Triple:
     return round(x, 3), round(y, 3), round(z, 3)
 
 
+def _axes(value: Any) -> dict[str, list[Triple] | None]:
+    if not isinstance(value, dict) or not set(value) <= {"long_axis", "short_axis"}:
+        raise InputError(f"a size is a long_axis and a short_axis, got {value!r}")
+    return {
+        "long_axis": _axis(value.get("long_axis")),
+        "short_axis": None if value.get("short_axis") is None else _axis(value["short_axis"]),
+    }
+
+
+def _axis(value: Any) -> list[Triple]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise InputError(f"an axis has two ends, got {value!r}")
+    start, end = _point(value[0]), _point(value[1])
+    length_mm = math.dist(start, end)
+    if not MIN_AXIS_MM <= length_mm <= MAX_AXIS_MM:
+        raise InputError(
+            f"an axis of {length_mm:.1f} mm cannot be; give {MIN_AXIS_MM:g} to {MAX_AXIS_MM:g} mm"
+        )
+    return [start, end]
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         raise InputError(f"a text has at most {MAX_TEXT} letters")
@@ -220,6 +244,7 @@ def _number(value: Any) -> int:
 
 _VALUES = {
     Kind.MOVED: _point,
+    Kind.SIZE: _axes,
     Kind.NOTE: _text,
     Kind.SITE: _text,
     Kind.ROLE: _role,

@@ -4,7 +4,7 @@ import { Pane } from "./pane.js";
 import { Refused, pending, read, readState, send } from "./server.js";
 
 const WORDS = { found: "found", low_confidence: "low confidence", not_found: "not found", outside_fov: "outside the view" };
-const DECISIONS = { accepted: "✓ accepted", moved: "⌖ moved", rejected: "✕ rejected", lost: "∅ lost" };
+const DECISIONS = { accepted: "✓ accepted", moved: "→ moved", rejected: "✕ rejected", lost: "∅ lost" };
 const FIELDS = [40, 800];
 const POLL_MS = 4000;
 
@@ -18,7 +18,7 @@ let reader = localStorage.getItem("tlt-reader") || "";
 /** What both panes share; a pane calls its on… functions. */
 const page = {
   plane: "axial", field: 200, window: { name: "soft tissue", level: 40, width: 400 }, marksShown: true,
-  linked: true, moving: false, ownWindow: true,
+  linked: true, moving: false, drawing: null, ownWindow: true,
   onFocus(pane, point) {
     pane.focus = point;
     if (page.linked && lesion()) {
@@ -33,7 +33,11 @@ const page = {
     setWindow({ name: "", level: w.level + level, width: Math.max(1, Math.min(w.width + width, 20000)) }, false);
   },
   onZoom(factor) { page.field = Math.min(Math.max(page.field * factor, FIELDS[0]), FIELDS[1]); $("fit").setAttribute("aria-pressed", "false"); draw(); },
-  onClick(pane, point) { if (page.moving && pane === panes[1]) placeAt(point); },
+  onClick(pane, point) {
+    if (pane !== panes[1]) return;
+    if (page.moving) placeAt(point);
+    else if (page.drawing) addEnd(point);
+  },
   onHover(pane, point) {
     const other = panes[pane === panes[0] ? 1 : 0];
     other.cursor = null;
@@ -115,11 +119,12 @@ function listItem(one) {
 
 function showLesion() {
   const one = lesion();
-  for (const id of ["accept", "move", "reject", "lost"]) $(id).disabled = !one;
+  for (const id of ["accept", "move", "reject", "lost", "measure"]) $(id).disabled = !one;
   if (!one) return;
   const match = one.followups[followup - 1], outside = match.tracked.center_mm === null;
   $("reject").disabled = outside;
   $("move").disabled = state.images[followup].status !== "ready";
+  $("measure").disabled = $("move").disabled || !match.center_mm || ["rejected", "lost"].includes(match.review?.decision);
   $("name").textContent = `${one.id} ${one.label}`.trim();
   $("line").textContent = lineOf(match);
   $("line").className = match.review ? match.review.decision : match.status;
@@ -129,7 +134,7 @@ function showLesion() {
   $("note").disabled = !match.review;
   $("note").placeholder = match.review ? "" : "decide first";
   panes[0].marks = baselineMarks(one);
-  panes[1].marks = followupMarks(one, match);
+  panes[1].marks = page.drawing ? drawingMarks() : followupMarks(one, match);
   draw();
 }
 
@@ -152,11 +157,12 @@ function sizeLine(one, match) {
   const before = one.baseline.size ? `${axes(one.baseline.size)} mm` : `radius ${one.baseline.radius_mm.toFixed(1)} mm`;
   if (match.size) {
     const change = one.baseline.size ? 100 * (match.size.long_mm / one.baseline.size.long_mm - 1) : null;
+    const who = match.size.by_reader ? ", drawn by the reader" : "";
     const percent = change === null ? "" : ` (${change > 0 ? "+" : ""}${change.toFixed(0)} %)`;
     const doubt = match.size.doubtful ? ` · look at it: ${match.size.note || "doubtful"}` : "";
-    return `size: ${before} → ${axes(match.size)} mm${percent}${doubt}`;
+    return `size: ${before} → ${axes(match.size)} mm${percent}${who}${doubt}`;
   }
-  return `size: ${before} → ${match.size_note || "not measured"}`;
+  return `size: ${before} → ${match.size_note || "not measured; d measures it"}`;
 }
 
 const axes = (size) => size.long_mm.toFixed(1) + (size.short_mm === null ? "" : ` × ${size.short_mm.toFixed(1)}`);
@@ -305,6 +311,7 @@ async function undo() {
 
 function startMoving() {
   if (!lesion() || $("move").disabled) return;
+  stopMoving();
   page.moving = panes[1].moving = true;
   panes[1].figure.classList.add("moving");
   panes[1].hint.textContent = "Click the lesion's centre · Esc leaves it";
@@ -314,7 +321,63 @@ function startMoving() {
   draw();
 }
 
+function startDrawing() {
+  if (!lesion() || $("measure").disabled) return;
+  stopMoving();
+  setPlane("axial");
+  page.drawing = [];
+  panes[1].figure.classList.add("moving");
+  $("measure").setAttribute("aria-pressed", "true");
+  hintDrawing();
+}
+
+function hintDrawing() {
+  const ends = page.drawing.length;
+  const text = ends < 2 ? `Long axis: click its ${ends ? "other" : "first"} end · Esc leaves it`
+    : `Short axis: click its ${ends === 3 ? "other" : "first"} end · Enter leaves it out`;
+  panes[1].hint.textContent = text;
+  panes[1].hint.hidden = false;
+  say(text);
+  showLesion();
+}
+
+function addEnd(point) {
+  if (page.drawing.length && Math.abs(point[2] - page.drawing[0][2]) > 0.01) {
+    say("both axes lie in one slice: go back to it, or press Esc and begin anew");
+    return;
+  }
+  page.drawing.push(point.map((v) => Math.round(v * 1000) / 1000));
+  if (page.drawing.length === 4) saveDrawing();
+  else hintDrawing();
+}
+
+function saveDrawing() {
+  const [a, b, c, d] = page.drawing;
+  if (!b) return;
+  const pair = d ? [[a, b], [c, d]] : [[a, b], null];
+  // The longer one is the long axis, in whatever order they were drawn.
+  if (d && distance(c, d) > distance(a, b)) pair.reverse();
+  stopMoving();
+  decide("size", { long_axis: pair[0], short_axis: pair[1] });
+}
+
+function drawingMarks() {
+  const [a, b, c, d] = page.drawing, marks = [];
+  if (b) marks.push({ kind: "line", from: a, to: b, tone: "axis", text: `${distance(a, b).toFixed(1)} mm` });
+  else if (a) marks.push({ kind: "diamond", center: a, tone: "axis" });
+  if (c && !d) marks.push({ kind: "diamond", center: c, tone: "axis" });
+  return marks;
+}
+
 function stopMoving() {
+  if (page.drawing) {
+    page.drawing = null;
+    $("measure").setAttribute("aria-pressed", "false");
+    panes[1].figure.classList.remove("moving");
+    panes[1].hint.hidden = true;
+    say("");
+    showLesion();
+  }
   if (!page.moving) return;
   page.moving = panes[1].moving = false;
   panes[1].figure.classList.remove("moving");
@@ -343,7 +406,9 @@ function ownWindow() {
 
 function setPlane(name) {
   page.plane = name;
+  const whole = $("fit").getAttribute("aria-pressed") === "true";
   document.querySelectorAll("#planes button").forEach((item) => item.setAttribute("aria-pressed", String(item.dataset.plane === name)));
+  if (whole) { $("fit").setAttribute("aria-pressed", "false"); fit(); }
   draw();
 }
 
@@ -404,7 +469,7 @@ async function showHistory() {
   const undone = new Set(events.filter((e) => e.kind === "undone").map((e) => e.value));
   $("events").replaceChildren(...events.reverse().map((event) => {
     const row = document.createElement("tr");
-    const value = Array.isArray(event.value) ? `to ${event.value.join(", ")} mm` : event.value ?? "";
+    const value = event.value?.long_axis ? `of ${distance(...event.value.long_axis).toFixed(1)} mm` : Array.isArray(event.value) ? `to ${event.value.join(", ")} mm` : event.value ?? "";
     const what = event.kind === "undone" ? `undo of entry ${event.value}` : `${event.kind} ${value}`;
     const where = event.followup && state.orders.length > 1 ? `${event.lesion_id}, follow-up ${event.followup}` : event.lesion_id;
     for (const text of [new Date(event.at).toLocaleString(), event.by, where, what]) {
@@ -456,7 +521,7 @@ function hasWebGL() {
 
 const KEYS = {
   n: () => step(1), p: () => step(-1), a: () => decide("accepted"), r: () => { if (!$("reject").disabled) decide("rejected"); },
-  l: () => decide("lost"), m: () => (page.moving ? stopMoving() : startMoving()), u: undo, "?": () => $("help").showModal(),
+  l: () => decide("lost"), m: () => (page.moving ? stopMoving() : startMoving()), d: () => (page.drawing ? stopMoving() : startDrawing()), u: undo, "?": () => $("help").showModal(),
   f: fit, h: () => toggle("marks", "marksShown"), k: () => toggle("linked", "linked"), c: () => lesion() && center(lesion()),
   v: () => { const names = ["axial", "coronal", "sagittal"]; setPlane(names[(names.indexOf(page.plane) + 1) % 3]); },
   "[": () => setFollowup(followup - 1), "]": () => setFollowup(followup + 1), "0": ownWindow,
@@ -486,6 +551,7 @@ function onKey(event) {
   const typing = at.checkVisibility() && at.matches("input:not([type=checkbox]):not([type=range]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (page.moving && whileMoving(event)) { event.preventDefault(); return; }
+  if (page.drawing && event.key === "Enter") { saveDrawing(); event.preventDefault(); return; }
   if (at.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
   if (event.key === "Enter" && at.matches("button, a")) return;
   if (/^[1-9]$/.test(event.key) && state?.windows[event.key - 1]) setWindow(state.windows[event.key - 1], false);
@@ -497,7 +563,7 @@ function onKey(event) {
 function wire() {
   document.addEventListener("keydown", onKey);
   const clicks = {
-    accept: KEYS.a, reject: KEYS.r, lost: KEYS.l, move: KEYS.m, undo, next: KEYS.n, previous: KEYS.p, fit,
+    accept: KEYS.a, reject: KEYS.r, lost: KEYS.l, move: KEYS.m, measure: KEYS.d, undo, next: KEYS.n, previous: KEYS.p, fit,
     linked: KEYS.k, marks: KEYS.h, "open-reader": askReader, "open-history": showHistory,
     "export-all": () => exportFormats(["json"], $("export-all")),
     "open-export": () => { showExports(); $("export").showModal(); }, "open-help": KEYS["?"], "open-3d": open3d, theme: nextTheme,
