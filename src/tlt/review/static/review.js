@@ -72,7 +72,7 @@ function showStudy() {
   $("study").textContent = `${baseline.path} → ${others[followup - 1].path} · registration ${registration.ok ? "ok" : "doubtful"}${likeness} · tracker ${state.tracker}`;
   $("study").title = $("study").textContent;
   $("open-reader").textContent = reader || "Reader?";
-  $("open-3d").hidden = !(state.has_3d && hasWebGL());
+  $("open-3d").hidden = !state.has_3d || !hasWebGL();
   panes[0].corners.tl.textContent = `Baseline`;
   panes[1].corners.tl.textContent = others.length > 1 ? `Follow-up ${followup}` : "Follow-up";
   const group = $("followups");
@@ -129,6 +129,7 @@ function showLesion() {
   $("line").textContent = lineOf(match);
   $("line").className = match.review ? match.review.decision : match.status;
   $("size").textContent = sizeLine(one, match);
+  for (const id of ["name", "line", "size"]) $(id).title = $(id).textContent;
   setField("role", one.role); setField("site", one.site); setField("note", match.review?.note ?? notes[noteKey()] ?? "");
   $("nodal").checked = one.nodal;
   $("note").disabled = !match.review;
@@ -515,8 +516,16 @@ function span(name, text) {
   return made;
 }
 
+let webgl = null;
+
+/** Asked once: every asking makes a context, and a browser has few. */
 function hasWebGL() {
-  return Boolean(document.createElement("canvas").getContext("webgl2"));
+  if (webgl === null) {
+    const context = document.createElement("canvas").getContext("webgl2");
+    webgl = Boolean(context);
+    context?.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+  return webgl;
 }
 
 const KEYS = {
