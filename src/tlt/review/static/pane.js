@@ -129,8 +129,9 @@ export class Pane {
     clearTimeout(this.timer);
     this.timer = setTimeout(async () => {
       for (const step of [1, -1, 2, -2]) {
+        if (!this.sheet) return;
         const index = this.index + step;
-        if (!this.sheet || index < 0 || index >= this.sheet.count) continue;
+        if (index < 0 || index >= this.sheet.count) continue;
         const url = this._url(index);
         if (!this.slices.get(url)) await this.slices.fetch(url).catch(() => null);
       }

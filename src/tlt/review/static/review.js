@@ -72,7 +72,6 @@ function showStudy() {
   $("study").textContent = `${baseline.path} → ${others[followup - 1].path} · registration ${registration.ok ? "ok" : "doubtful"}${likeness} · tracker ${state.tracker}`;
   $("study").title = $("study").textContent;
   $("open-reader").textContent = reader || "Reader?";
-  $("open-3d").hidden = !state.has_3d || !hasWebGL();
   panes[0].corners.tl.textContent = `Baseline`;
   panes[1].corners.tl.textContent = others.length > 1 ? `Follow-up ${followup}` : "Follow-up";
   const group = $("followups");
@@ -516,16 +515,13 @@ function span(name, text) {
   return made;
 }
 
-let webgl = null;
-
-/** Asked once: every asking makes a context, and a browser has few. */
-function hasWebGL() {
-  if (webgl === null) {
-    const context = document.createElement("canvas").getContext("webgl2");
-    webgl = Boolean(context);
-    context?.getExtension("WEBGL_lose_context")?.loseContext();
-  }
-  return webgl;
+/** Offer the three planes where WebGL is there; in software it may come up only after a while. */
+function offer3d(again = 5) {
+  const context = document.createElement("canvas").getContext("webgl2");
+  if (context) {
+    $("open-3d").hidden = false;
+    context.getExtension("WEBGL_lose_context")?.loseContext();
+  } else if (again) setTimeout(() => offer3d(again - 1), 3000);
 }
 
 const KEYS = {
@@ -662,6 +658,7 @@ async function begin() {
   select(first.id);
   loadImage(0); loadImage(1);
   if (!reader) askReader();
+  if (state.has_3d) setTimeout(offer3d, 300);
   setTimeout(poll, POLL_MS);
 }
 
