@@ -29,23 +29,25 @@ SOFTWARE = Software(version="1", tracker="fake", model=None, weights_sha256=None
 TRANSFORM = AffineTransform(np.eye(3), np.array(SHIFT_MM) + 3.0)
 
 
-def make_folder(root: Path, with_files: bool = True) -> Path:
-    """Images in ``root`` and a folder of results of them: L1 found, L2 doubtful, L3 out of view."""
+def make_folder(root: Path, visits: int = 1) -> Path:
+    """Images in ``root`` and a folder of results of them: L1 found, L2 doubtful, L3 out of view.
+
+    The same follow-up image serves for several visits.
+    """
     for name, shift in (("bl", (0.0, 0.0, 0.0)), ("fu", SHIFT_MM)):
         save_volume(ball_volume(LESIONS, shift, GRID), root / f"{name}.nii.gz")
     baseline, followup = (load_volume(root / f"{name}.nii.gz") for name in ("bl", "fu"))
     folder = root / "out"
     folder.mkdir()
-    result = make_result(baseline, followup)
+    result = make_result(baseline, followup, visits)
     write_json(result, folder / "result.json")
-    if with_files:
-        write_csv(result, folder / "matches.csv")
-        (folder / WRITTEN).write_text('["matches.csv", "result.json"]')
-    write_sources(folder, baseline, [followup], ("json", "csv"))
+    write_csv(result, folder / "matches.csv")
+    (folder / WRITTEN).write_text('["matches.csv", "result.json"]')
+    write_sources(folder, baseline, [followup] * visits, ("json", "csv"))
     return folder
 
 
-def make_result(baseline, followup) -> Result:
+def make_result(baseline, followup, visits: int = 1) -> Result:
     """What a tracker said of the balls: L2 is 6 mm beside its place."""
     beside = np.add(SHIFT_MM, (6.0, 0.0, 0.0))
     matches = [
@@ -54,7 +56,7 @@ def make_result(baseline, followup) -> Result:
     ]
     pair = make_pair(matches)
     pair = type(pair)(matches, Registration(TRANSFORM, "fake", 0.9, True, 0.1), 1.0, pair.features)
-    return build_result(baseline, [followup], [pair], SOFTWARE)
+    return build_result(baseline, [followup] * visits, [pair] * visits, SOFTWARE)
 
 
 def truth_mm(lesion_id: str) -> tuple[float, float, float]:

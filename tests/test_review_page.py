@@ -260,6 +260,29 @@ def test_axes_are_drawn_by_clicks_and_shown_with_their_length(browser, folder):
     server.end()
 
 
+def test_the_second_visit_is_decided_by_itself_and_moved_by_keys_alone(browser, tmp_path):
+    folder = make_folder(tmp_path, visits=2)
+    server = Server(folder)
+    page = opened(browser, server.url)
+    page.keyboard.press("]")
+    page.wait_for_selector("[data-image=followup] .corner.tl:has-text('Follow-up 2')")
+    page.wait_for_selector("#move:enabled")
+    page.keyboard.press("m")
+    for key in ("ArrowLeft",) * 6 + ("Enter",):
+        page.keyboard.press(key)
+    saved(page, "L2 moved")
+    first, second = next(
+        one for one in read_json(folder / "result.json").lesions if one.id == "L2"
+    ).followups
+    assert first.review is None
+    # It was 6 mm too far to the patient's left, and the slice is that of the ball.
+    assert math.dist(second.center_mm, truth_mm("L2")) < 0.1
+    page.keyboard.press("[")
+    page.wait_for_selector("#decided:has-text('0 of 3')")
+    assert page.errors == []
+    server.end()
+
+
 def test_a_missing_image_is_told_in_its_place(browser, folder, tmp_path):
     os.remove(tmp_path / "bl.nii.gz")
     server = Server(folder)
