@@ -17,7 +17,7 @@ from tlt.cli.review import check_packages
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError, UsageError
 from tlt.io.images import load_volume, save_volume
-from tlt.io.results import read_json
+from tlt.io.results import SizeFacts, read_json
 from tlt.io.sources import SOURCES, read_sources, save_sources
 from tlt.lesion import Role, Status
 from tlt.review.guard import CSRF_HEADER, Guard
@@ -141,6 +141,25 @@ def test_a_decision_is_in_result_json_before_it_is_answered(page, folder):
         ("lost", "Bob"),
         ("role", "Ann"),
     ]
+
+
+def test_what_is_measured_after_a_move_is_kept_with_it(folder):
+    def measure(lesion, volume, center_mm):
+        """The ball's diameter along x, from the image itself."""
+        x, y, z = center_mm
+        row = volume.sample([(x + 0.1 * step, y, z) for step in range(-300, 301)]) > 30
+        ends = ((x - row.sum() / 20, y, z), (x + row.sum() / 20, y, z))
+        return SizeFacts(long_axis=ends, long_mm=row.sum() / 10)
+
+    review = Review(folder, measure=measure)
+    review.shelf.stack(1)
+    review.decide(Draft(Kind.MOVED, "L2", 1, truth_mm("L2")), "Ann", 0, "request-1")
+    review.close()
+    size = read_json(folder / "result.json").lesions[1].followups[0].size
+    assert size.long_mm == pytest.approx(24.0, abs=2.0)
+    again = Review(folder)  # without a measure, and before any image is read
+    assert again.result().lesions[1].followups[0].size == size
+    again.close()
 
 
 def test_undo_brings_back_what_was_there(page, folder):

@@ -27,6 +27,7 @@ def events(*steps: tuple) -> list[Event]:
     made = []
     for seq, (kind, lesion_id, value, by) in enumerate(steps, 1):
         followup = None if kind.of_lesion else 1
+        value = {"center_mm": value, "size": None} if kind is Kind.MOVED else value
         made.append(
             Event(kind, lesion_id, followup, value, seq, f"2026-01-01T00:00:{seq:02d}Z", by)
         )
@@ -101,17 +102,12 @@ def test_the_last_decision_counts_and_roles_stay_beside_it():
     assert (review.decision, review.by, review.note) == (Decision.LOST, "Bob", "gone since March")
 
 
-def test_a_measure_sizes_what_was_moved_and_only_that():
-    asked = []
-
-    def measure(lesion, followup, center_mm):
-        asked.append((lesion.id, followup, center_mm))
-        return SizeFacts(long_axis=((0, 0, 0), (9, 0, 0)), long_mm=9.0)
-
-    state = replay(events((Kind.MOVED, "L2", (1.0, 2.0, 3.0), "A"), (Kind.LOST, "L1", None, "A")))
-    found = match(corrected(RESULT, state, measure), "L2")
-    assert asked == [("L2", 1, (1.0, 2.0, 3.0))]
-    assert (found.radius_mm, found.size_note) == (4.5, "")
+def test_a_size_that_was_measured_after_the_move_comes_with_it():
+    size = SizeFacts(long_axis=((0, 0, 0), (9, 0, 0)), long_mm=9.0).model_dump(mode="json")
+    value = {"center_mm": (1.0, 2.0, 3.0), "size": size}
+    found = match(corrected(RESULT, replay([Event(Kind.MOVED, "L2", 1, value, 1, "t", "A")])), "L2")
+    assert found.size is not None
+    assert (found.size.long_mm, found.radius_mm, found.size_note) == (9.0, 4.5, "")
 
 
 AXES = {"long_axis": [(0.0, 0.0, 0.0), (12.0, 0.0, 0.0)], "short_axis": None}
@@ -135,7 +131,7 @@ STEP = st.tuples(
             (Kind.ACCEPTED, None),
             (Kind.REJECTED, None),
             (Kind.LOST, None),
-            (Kind.MOVED, (1.0, 2.0, 3.0)),
+            (Kind.MOVED, {"center_mm": (1.0, 2.0, 3.0), "size": None}),
             (Kind.SIZE, AXES),
             (Kind.ROLE, "target"),
             (Kind.SITE, "lung"),

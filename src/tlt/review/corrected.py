@@ -3,7 +3,7 @@
 | decision | status | centre | size |
 | --- | --- | --- | --- |
 | accepted | found (outside the field of view stays so) | as tracked | as measured |
-| moved | found | where the reader clicked | measured again, or left to the reader |
+| moved | found | where the reader clicked | measured there, or left to the reader |
 | rejected | not found | as tracked: still the best estimate | none |
 | lost | not found | as tracked, or by registration alone | none |
 
@@ -15,9 +15,8 @@ it is no opinion of the reader.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from tlt.geometry import Triple
 from tlt.io.results import (
     Decision,
     LesionAtFollowup,
@@ -35,19 +34,15 @@ NO_SIZE = {
     Decision.LOST: "not measured: the reader no longer sees the lesion",
 }
 
-# The size of a lesion of the result about a centre in a follow-up (from 1); None leaves it to the
-# reader. The page calls it once a moved lesion, so that it may take a second.
-Measure = Callable[[LesionResult, int, Triple], SizeFacts | None]
 
-
-def corrected(result: Result, state: State, measure: Measure | None = None) -> Result:
+def corrected(result: Result, state: State) -> Result:
     """The tracker's result as the readers left it; ``result`` is not changed."""
     return result.model_copy(
-        update={"lesions": [_lesion(lesion, state, measure) for lesion in result.lesions]}
+        update={"lesions": [_lesion(lesion, state) for lesion in result.lesions]}
     )
 
 
-def _lesion(lesion: LesionResult, state: State, measure: Measure | None) -> LesionResult:
+def _lesion(lesion: LesionResult, state: State) -> LesionResult:
     role = state.said(lesion.id, Kind.ROLE)
     site = state.said(lesion.id, Kind.SITE)
     nodal = state.said(lesion.id, Kind.NODAL)
@@ -57,17 +52,14 @@ def _lesion(lesion: LesionResult, state: State, measure: Measure | None) -> Lesi
             "site": lesion.site if site is None else site,
             "nodal": lesion.nodal if nodal is None else nodal,
             "followups": [
-                _match(lesion, number, state, measure)
-                for number in range(1, len(lesion.followups) + 1)
+                _match(lesion, number, state) for number in range(1, len(lesion.followups) + 1)
             ],
         }
     )
 
 
-def _match(
-    lesion: LesionResult, number: int, state: State, measure: Measure | None
-) -> LesionAtFollowup:
-    return _sized(_decided(lesion, number, state, measure), lesion.id, number, state)
+def _match(lesion: LesionResult, number: int, state: State) -> LesionAtFollowup:
+    return _sized(_decided(lesion, number, state), lesion.id, number, state)
 
 
 def _sized(found: LesionAtFollowup, lesion_id: str, number: int, state: State) -> LesionAtFollowup:
@@ -92,9 +84,7 @@ def _sized(found: LesionAtFollowup, lesion_id: str, number: int, state: State) -
     return LesionAtFollowup.model_validate({**dict(found), **changes})
 
 
-def _decided(
-    lesion: LesionResult, number: int, state: State, measure: Measure | None
-) -> LesionAtFollowup:
+def _decided(lesion: LesionResult, number: int, state: State) -> LesionAtFollowup:
     found = lesion.followups[number - 1]
     event = state.decided(lesion.id, number)
     if event is None:
@@ -103,22 +93,20 @@ def _decided(
     assert decision is not None  # only decisions are stored under that subject
     note = state.said(lesion.id, Kind.NOTE, number) or ""
     review = Review(decision=decision, by=event.by, at=event.at, note=note)
-    changes = {"review": review, **_changes(lesion, number, event, decision, measure)}
+    changes = {"review": review, **_changes(found, event, decision)}
     return LesionAtFollowup.model_validate({**dict(found), **changes})
 
 
-def _changes(
-    lesion: LesionResult, number: int, event: Event, decision: Decision, measure: Measure | None
-) -> dict[str, object]:
-    found = lesion.followups[number - 1]
+def _changes(found: LesionAtFollowup, event: Event, decision: Decision) -> dict[str, object]:
     if decision is Decision.ACCEPTED:
         outside = found.status is Status.OUTSIDE_FOV
         return {} if outside else {"status": Status.FOUND}
     if decision is Decision.MOVED:
-        size = measure(lesion, number, event.value) if measure is not None else None
+        told = event.value["size"]
+        size = None if told is None else SizeFacts.model_validate(told)
         return {
             "status": Status.FOUND,
-            **_centre(found, event.value),
+            **_centre(found, event.value["center_mm"]),
             "radius_mm": None if size is None else round(size.long_mm / 2, 3),
             "size": size,
             "size_note": MEASURE_AGAIN if size is None else "",
@@ -128,6 +116,6 @@ def _changes(
     return {"status": Status.NOT_FOUND, **_centre(found, center), **gone}
 
 
-def _centre(found: LesionAtFollowup, center_mm: Triple) -> dict[str, object]:
+def _centre(found: LesionAtFollowup, center_mm: Sequence[float]) -> dict[str, object]:
     distance = math.dist(center_mm, found.prior_center_mm)
     return {"center_mm": tuple(center_mm), "prior_distance_mm": round(distance, 3)}

@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from tlt.errors import InputError, TltError
+from tlt.geometry import Triple
 from tlt.io.cuts import choose_window
 from tlt.io.output import names_in
-from tlt.io.results import LesionResult, Result, read_json, write_json
+from tlt.io.results import LesionResult, Result, SizeFacts, read_json, write_json
 from tlt.io.sources import read_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
-from tlt.review.corrected import Measure, corrected
+from tlt.review.corrected import corrected
 from tlt.review.export import CONTENT, TEXT_FORMATS, write_reviewed
 from tlt.review.link import lesion_link, rows
 from tlt.review.shelf import Shelf, image_paths
 from tlt.review.slices import WINDOWS
 from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay
 from tlt.review.store import STORE, Store
+from tlt.volume import Volume
 
 log = logging.getLogger(__name__)
+
+# The size of a lesion about an LPS centre in a follow-up; None leaves it to the reader.
+Measure = Callable[[LesionResult, Volume, Triple], SizeFacts | None]
 
 
 class Review:
@@ -91,6 +96,7 @@ class Review:
         if draft.kind is Kind.UNDONE:
             raise InputError("an undo is asked for by itself")
         self._check_inside(draft)
+        draft = self._measured(draft)
         event = self.store.add(self.study, draft, reader_name(by), expected_version, request_id)
         return event, self._published()
 
@@ -101,13 +107,13 @@ class Review:
 
     def result(self) -> Result:
         """The result with what readers decided up to now."""
-        return corrected(self.original, replay(self.store.events(self.study)), self.measure)
+        return corrected(self.original, replay(self.store.events(self.study)))
 
     def publish(self) -> None:
         """Write ``result.json`` from what is saved; raises `InputError` where that fails."""
         with self._write_lock, self.store.locked_events(self.study) as events:
             if events or not (self.folder / "result.json").is_file():
-                result = corrected(self.original, replay(events), self.measure)
+                result = corrected(self.original, replay(events))
                 write_json(result, self.folder / "result.json")
 
     def export(self, formats: Sequence[str]) -> list[str]:
@@ -116,7 +122,7 @@ class Review:
         if unknown:
             raise InputError(f"format '{unknown[0]}': use some of {', '.join(self.formats)}")
         with self._write_lock, self.store.locked_events(self.study) as events:
-            result = corrected(self.original, replay(events), self.measure)
+            result = corrected(self.original, replay(events))
             return write_reviewed(result, self.shelf, self.folder, formats)
 
     def exported_file(self, name: str) -> Path:
@@ -139,7 +145,7 @@ class Review:
         """Everything that the page shows, except pictures."""
         events = self.store.events(self.study)
         state = replay(events)
-        result = corrected(self.original, state, self.measure)
+        result = corrected(self.original, state)
         return {
             "head": events[-1].seq if events else 0,
             "tracker": result.software.tracker,
@@ -201,8 +207,18 @@ class Review:
             return
         if self.shelf.status(draft.followup)[0] != "ready":
             raise InputError("the follow-up's image is not shown, so nothing can be moved in it")
-        if not self.shelf.stack(draft.followup).volume.grid.contains(draft.value):
+        if not self.shelf.stack(draft.followup).volume.grid.contains(draft.value["center_mm"]):
             raise InputError("this point is outside the follow-up's image; click inside it")
+
+    def _measured(self, draft: Draft) -> Draft:
+        """The draft with the size about a new centre, measured once and kept with the event."""
+        if self.measure is None or draft.kind is not Kind.MOVED or draft.followup is None:
+            return draft
+        lesion = next(one for one in self.original.lesions if one.id == draft.lesion_id)
+        volume = self.shelf.stack(draft.followup).volume
+        size = self.measure(lesion, volume, draft.value["center_mm"])
+        told = None if size is None else size.model_dump(mode="json")
+        return replace(draft, value={**draft.value, "size": told})
 
     def image(self, number: int) -> dict[str, Any]:
         """What the page needs to know of an image, as soon as it is read."""

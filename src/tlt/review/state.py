@@ -55,9 +55,10 @@ class Draft:
         kind: what happens.
         lesion_id: the lesion.
         followup: number of the follow-up from 1; None for what holds at every time point.
-        value: LPS centre for `MOVED`; the ends of ``long_axis`` and ``short_axis`` (or None) for
-            `SIZE`; text for note, role and site; whether a node for `NODAL`; number of the event
-            for `UNDONE`; otherwise None.
+        value: ``center_mm`` (LPS) and ``size`` (what was measured there, or None) for `MOVED`,
+            which the page sends as the bare centre; the ends of ``long_axis`` and ``short_axis``
+            (or None) for `SIZE`; text for note, role and site; whether a node for `NODAL`; number
+            of the event for `UNDONE`; otherwise None.
     """
 
     kind: Kind
@@ -191,6 +192,10 @@ def _point(value: Any) -> Triple:
     return round(x, 3), round(y, 3), round(z, 3)
 
 
+def _place(value: Any) -> dict[str, Any]:
+    return {"center_mm": _point(value), "size": None}
+
+
 def _axes(value: Any) -> dict[str, list[Triple] | None]:
     if not isinstance(value, dict) or not set(value) <= {"long_axis", "short_axis"}:
         raise InputError(f"a size is a long_axis and a short_axis, got {value!r}")
@@ -243,7 +248,7 @@ def _number(value: Any) -> int:
 
 
 _VALUES = {
-    Kind.MOVED: _point,
+    Kind.MOVED: _place,
     Kind.SIZE: _axes,
     Kind.NOTE: _text,
     Kind.SITE: _text,

@@ -162,7 +162,7 @@ function sizeLine(one, match) {
     const doubt = match.size.doubtful ? ` · look at it: ${match.size.note || "doubtful"}` : "";
     return `size: ${before} → ${axes(match.size)} mm${percent}${who}${doubt}`;
   }
-  return `size: ${before} → ${match.size_note || "not measured; d measures it"}`;
+  return `size: ${before} → ${match.size_note || (match.center_mm ? "not measured; d measures it" : "not measured")}`;
 }
 
 const axes = (size) => size.long_mm.toFixed(1) + (size.short_mm === null ? "" : ` × ${size.short_mm.toFixed(1)}`);
@@ -282,6 +282,7 @@ async function change(path, content) {
     if (warning) alertWith([span("", warning), button("Close", () => { $("alert").hidden = true; })]);
     return answer;
   } catch (error) {
+    say("not saved", true);
     if (error instanceof Refused && error.code === 409) await conflict(error.content.event, path, content);
     else alertWith([span("", `not saved: ${error.message}`), button("Close", () => { $("alert").hidden = true; })]);
     return false;
@@ -469,7 +470,7 @@ async function showHistory() {
   const undone = new Set(events.filter((e) => e.kind === "undone").map((e) => e.value));
   $("events").replaceChildren(...events.reverse().map((event) => {
     const row = document.createElement("tr");
-    const value = event.value?.long_axis ? `of ${distance(...event.value.long_axis).toFixed(1)} mm` : Array.isArray(event.value) ? `to ${event.value.join(", ")} mm` : event.value ?? "";
+    const value = event.value?.long_axis ? `of ${distance(...event.value.long_axis).toFixed(1)} mm` : event.value?.center_mm ? `to ${event.value.center_mm.join(", ")} mm` : event.value ?? "";
     const what = event.kind === "undone" ? `undo of entry ${event.value}` : `${event.kind} ${value}`;
     const where = event.followup && state.orders.length > 1 ? `${event.lesion_id}, follow-up ${event.followup}` : event.lesion_id;
     for (const text of [new Date(event.at).toLocaleString(), event.by, where, what]) {
