@@ -257,6 +257,33 @@ def test_an_export_has_the_corrections_in_every_format(page, folder):
     assert "attachment" in sent.headers["content-disposition"]
 
 
+def test_an_export_removes_nothing_where_the_run_left_no_word_of_its_formats(page, folder):
+    os.remove(folder / SOURCES)
+    (folder / "report.html").write_text("of the run")
+    (folder / ".tlt-track.json").write_text('["matches.csv", "report.html", "other.dcm"]')
+    (folder / "other.dcm").write_text("of a format that is not known here")
+    decide(page, "accepted", "L2")
+    assert page.post("/api/export", json={"formats": ["mrk"]}).status_code == 200
+    assert "of the run" not in (folder / "report.html").read_text()
+    state = page.get("/api/state").json()["exports"]
+    assert set(state["files"]) > {"matches.csv", "report.html", "other.dcm", "followup.mrk.json"}
+
+
+def test_a_decision_during_an_export_makes_its_files_older(page, review, monkeypatch):
+    from tlt.io import exports
+
+    real = exports.write_study
+
+    def slow(*arguments):
+        assert decide(page, "accepted", "L1").status_code == 200  # it is not kept waiting
+        real(*arguments)
+
+    monkeypatch.setattr(exports, "write_study", slow)
+    assert page.post("/api/export", json={"formats": ["csv"]}).status_code == 200
+    assert page.get("/api/state").json()["exports"]["stale"] == ["matches.csv"]
+    assert read_json(review.folder / "result.json").lesions[0].followups[0].review.by == "Ann"
+
+
 @pytest.mark.parametrize("name", ["review.sqlite", SOURCES, "nothing.csv", "..%2Fbl.nii.gz"])
 def test_only_files_of_the_result_are_sent(page, name):
     assert page.get(f"/api/files/{name}").status_code in (404, 422)

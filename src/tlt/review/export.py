@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
-from tlt.io.output import staged
+from tlt.io.output import names_in, staged
 from tlt.io.results import LesionResult, Result, size_of, write_csv, write_json
 from tlt.io.sources import read_sources, save_sources
 from tlt.lesion import Lesion, Match
@@ -30,26 +33,46 @@ CONTENT = {
 }
 
 
-def write_reviewed(result: Result, shelf: Shelf, folder: Path, formats: Sequence[str]) -> list[str]:
+# What tells that a folder holds a format, where the run left no word of it.
+PATTERNS = {
+    "csv": "matches.csv",
+    "html": "report.html",
+    "png": "lesion_*.png",
+    "mrk": "followup*.mrk.json",
+    "nifti": "followup*_mask.nii.gz",
+}
+
+
+def write_reviewed(
+    result: Result, shelf: Shelf, folder: Path, formats: Sequence[str], as_of: float
+) -> list[str]:
     """Write the formats, and anew all those that the folder has; the names of the files.
 
-    All appear together, or none does. Without the images only JSON and CSV can be written; then the
-    others are left as they are.
+    All appear together, or none does; nothing is removed. ``as_of`` becomes the time of the files:
+    when the decisions in them were read. Without the images only JSON and CSV can be written; then
+    the others are left as they are.
 
     Raises:
         InputError: an image is missing for a format that needs it, or the folder is closed.
     """
     sources = read_sources(folder)
-    chosen = tuple(dict.fromkeys(("json", *sources.formats, *formats)))
-    if not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf):
-        return _write_texts(result, folder, [name for name in chosen if name in TEXT_FORMATS])
-    from tlt.io.exports import write_study  # it draws with matplotlib
+    there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
+    chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
+    texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
+    with staged(folder) as fresh:
+        if texts_only:
+            _write_texts(result, fresh, chosen)
+        else:
+            from tlt.io.exports import write_study  # it draws with matplotlib
 
-    study = reviewed_study(result, shelf)
-    with staged(folder, listed=WRITTEN) as fresh:
-        write_study(study, fresh, chosen, _unseen)
-        save_sources(type(sources)(sources.baseline, sources.followups, chosen), fresh)
-        return sorted(path.name for path in fresh.iterdir() if not path.name.startswith("."))
+            write_study(reviewed_study(result, shelf), fresh, chosen, _unseen)
+            save_sources(replace(sources, formats=chosen), fresh)
+        names = sorted(path.name for path in fresh.iterdir())
+        for name in names:
+            os.utime(fresh / name, (as_of, as_of))
+        listed = sorted(names_in(folder / WRITTEN).union(names))
+        (fresh / WRITTEN).write_text(json.dumps(listed), encoding="utf-8")
+    return [name for name in names if not name.startswith(".")]
 
 
 def reviewed_study(result: Result, shelf: Shelf) -> Study:
@@ -108,12 +131,10 @@ def match_of(told: LesionResult, lesion: Lesion, followup: int) -> Match:
     )
 
 
-def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> list[str]:
-    with staged(folder) as fresh:
-        write_json(result, fresh / "result.json")
-        if "csv" in formats:
-            write_csv(result, fresh / "matches.csv")
-        return sorted(path.name for path in fresh.iterdir())
+def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:
+    write_json(result, folder / "result.json")
+    if "csv" in formats:
+        write_csv(result, folder / "matches.csv")
 
 
 def _all_images(shelf: Shelf) -> bool:

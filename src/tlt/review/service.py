@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -70,7 +71,7 @@ class Review:
         images = [self.original.baseline, *self.original.followups]
         paths = image_paths(self.original, read_sources(folder), baseline, followups)
         self.shelf = Shelf(paths, images)
-        self._write_lock = threading.Lock()
+        self._write_lock, self._export_lock = threading.Lock(), threading.Lock()
         self.publish()
 
     def start(self) -> None:
@@ -121,9 +122,12 @@ class Review:
         unknown = [name for name in formats if name not in self.formats]
         if unknown:
             raise InputError(f"format '{unknown[0]}': use some of {', '.join(self.formats)}")
-        with self._write_lock, self.store.locked_events(self.study) as events:
-            result = corrected(self.original, replay(events))
-            return write_reviewed(result, self.shelf, self.folder, formats)
+        with self._export_lock:
+            # Pictures take their time: decisions are saved meanwhile, and make these files older.
+            as_of = time.time()
+            names = write_reviewed(self.result(), self.shelf, self.folder, formats, as_of)
+        self.publish()
+        return names
 
     def exported_file(self, name: str) -> Path:
         """A file of the last export, to be sent; raises `InputError` for any other."""
