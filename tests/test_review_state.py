@@ -43,7 +43,10 @@ def after(*steps: tuple) -> Result:
 
 
 def test_without_events_the_result_is_the_trackers():
-    assert corrected(RESULT, replay([])) == RESULT
+    result = corrected(RESULT, replay([]))
+    assert result == RESULT
+    result.warnings.append("a remark of an export")
+    assert RESULT.warnings == []
 
 
 def test_an_accepted_match_is_found_and_keeps_what_was_computed():

@@ -38,7 +38,10 @@ NO_SIZE = {
 def corrected(result: Result, state: State) -> Result:
     """The tracker's result as the readers left it; ``result`` is not changed."""
     return result.model_copy(
-        update={"lesions": [_lesion(lesion, state) for lesion in result.lesions]}
+        update={
+            "lesions": [_lesion(lesion, state) for lesion in result.lesions],
+            "warnings": list(result.warnings),  # exports may add to them
+        }
     )
 
 

@@ -25,11 +25,11 @@ CONTENT = {
     "html": ("Report", "report.html: tables and pictures in one file"),
     "png": ("Pictures", "a picture a lesion"),
     "mrk": ("3D Slicer", "followup.mrk.json: points"),
-    "nifti": ("Mask", "followup_mask.nii.gz: a ball a lesion"),
+    "nifti": ("Mask", "followup_mask.nii.gz: a label a lesion"),
+    "points": ("Points", "for grand-challenge"),
     "dicom-sr": ("DICOM SR", "a structured report for the PACS"),
     "dicom-seg": ("DICOM SEG", "a segmentation for the PACS"),
-    "rtstruct": ("RTSTRUCT", "contours for radiotherapy"),
-    "recist": ("RECIST 1.1", "sums, changes and the category of response"),
+    "dicom-rtstruct": ("RTSTRUCT", "outlines for radiotherapy"),
 }
 
 
@@ -40,6 +40,10 @@ PATTERNS = {
     "png": "lesion_*.png",
     "mrk": "followup*.mrk.json",
     "nifti": "followup*_mask.nii.gz",
+    "points": "followup*_points.json",
+    "dicom-sr": "followup*_sr.dcm",
+    "dicom-seg": "followup*_seg.dcm",
+    "dicom-rtstruct": "followup*_rtstruct.dcm",
 }
 
 
