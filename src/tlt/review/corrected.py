@@ -110,7 +110,7 @@ def _changes(found: LesionAtFollowup, event: Event, decision: Decision) -> dict[
         return {
             "status": Status.FOUND,
             **_centre(found, event.value["center_mm"]),
-            "radius_mm": None if size is None else round(size.long_mm / 2, 3),
+            "radius_mm": None if size is None or size.doubtful else round(size.long_mm / 2, 3),
             "size": size,
             "size_note": MEASURE_AGAIN if size is None else "",
         }
