@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | venv | clean        PYTHON=python3.12 picks the interpreter
+# make demo | test | lint | bench | web | venv | clean        PYTHON=python3.12 picks the interpreter
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,13 +12,14 @@ export PIP_NO_CACHE_DIR := 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint bench web clean
 
 help:
 	@echo "make demo    track the lesions of the bundled example: table, report, pictures in demo/"
 	@echo "make test    lint, types, tests and doctests"
 	@echo "make lint    ruff and mypy only"
 	@echo "make bench   speed ratios of the inference path, as JSON"
+	@echo "make web     the three-plane view of tlt review (NiiVue); needs Node 20"
 	@echo "make clean   remove $(VENV), demo/ and caches"
 
 venv: $(STAMP)
@@ -53,6 +54,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/speed.py
+
+# A product that the wheel carries and git does not; without it the review page does all but 3D.
+web:
+	@command -v npm >/dev/null || { echo "make web needs Node 20 with npm; without it tlt review" \
+		"works too, without its 3D view" >&2; exit 1; }
+	@cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build
 
 clean:
 	@rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

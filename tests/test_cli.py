@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_dicom_series
 from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
@@ -18,9 +19,11 @@ from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
 from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.cli.track import DEFAULT_FORMATS, chosen_formats, join_formats
 from tlt.errors import ModelError, UsageError
+from tlt.geometry import AffineTransform
 from tlt.io.images import load_volume, save_volume
 from tlt.io.output import staged
 from tlt.io.results import Result, read_json
+from tlt.io.sources import SOURCES
 from tlt.lesion import Status
 from tlt.timeline import in_time_order, track_over_time
 
@@ -111,7 +114,9 @@ def test_output_dash_prints_json_and_writes_nothing(study, tmp_path, tracker, ca
 def test_no_folder_name_gets_into_results_unless_asked_for(study, tmp_path, tracker, capsys):
     assert main(arguments(study, tmp_path / "out")) == 0
     for path in (tmp_path / "out").iterdir():
-        assert b"DOE^JANE" not in path.read_bytes()
+        # The images' places are kept for tlt review, for the owner only.
+        assert (b"DOE^JANE" in path.read_bytes()) == (path.name == SOURCES)
+    assert (tmp_path / "out" / SOURCES).stat().st_mode & 0o077 == 0
     assert "DOE" not in "".join(capsys.readouterr())
     assert main(arguments(study, tmp_path / "named", "--with-identifiers")) == 0
     assert read_json(tmp_path / "named" / "result.json").baseline.path == f"{study}/bl.nii.gz"
@@ -308,6 +313,27 @@ def test_a_measured_radius_is_the_next_template():
     assert seen == [8.0, 3.0]
     assert [pair.matches[0].lesion for pair in pairs] == [LESIONS[0], LESIONS[0]]
     assert all(match.status is Status.FOUND for pair in pairs for match in pair.matches)
+
+
+def test_each_registration_starts_from_the_baseline_whatever_image_the_lesions_come_from():
+    volumes = [ball_volume(LESIONS) for _ in range(3)]
+    fake = FakeTracker()
+    original = fake.track_pair
+    stretch = AffineTransform(np.diag([1.0, 1.0, 1.1]), np.array([3.0, 0.0, -2.0]))
+
+    def stretched(*arguments):
+        pair = original(*arguments)
+        found = replace(pair.registration, baseline_to_followup=stretch)
+        return replace(pair, registration=found)
+
+    fake.track_pair = stretched
+    first, second = track_over_time(fake, volumes[0], volumes[1:], LESIONS)
+    assert fake.calls[1][0] is volumes[1]  # the second follow-up is tracked from the first
+    point = np.array([10.0, 20.0, 30.0])
+    np.testing.assert_allclose(first.registration.baseline_to_followup(point), stretch(point))
+    np.testing.assert_allclose(
+        second.registration.baseline_to_followup(point), stretch(stretch(point))
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from fakes import LESIONS, ball_volume, make_match, make_pair
 from pydantic import ValidationError
 
+from tlt.geometry import AffineTransform
 from tlt.io.results import (
     CSV_COLUMNS,
     Software,
@@ -70,7 +73,13 @@ def test_json_holds_exactly_the_fields_of_the_contract(result):
             "size_xyz": [60, 50, 40],
             "spacing_mm": [2.0, 2.0, 3.0],
             "series_uid": None,
-            "registration": {"method": "fake", "seconds": 0.25, "similarity": 0.8765, "ok": True},
+            "registration": {
+                "method": "fake",
+                "seconds": 0.25,
+                "similarity": 0.8765,
+                "ok": True,
+                "matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+            },
             "seconds": 1.5,
         }
     ]
@@ -198,3 +207,13 @@ def test_sizes_come_back_from_the_result() -> None:
     assert size_of(facts) == size
     only_long = Size(Axis((0, 0, 5), (3, 4, 5)), by_reader=True, doubtful=True, note="cut off")
     assert size_of(size_facts(only_long)) == only_long
+
+
+def test_the_registration_is_told_as_a_matrix_that_carries_points():
+    turn = AffineTransform(np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.05]]), np.ones(3) * 7)
+    volume, pair = ball_volume(LESIONS), make_pair([make_match(LESIONS[0])])
+    pair = replace(pair, registration=replace(pair.registration, baseline_to_followup=turn))
+    told = build_result(volume, [volume], [pair], SOFTWARE).followups[0].registration.matrix
+    point = np.array([100.0, -250.0, 1500.0])
+    carried = np.array(told) @ [*point, 1.0]
+    np.testing.assert_allclose(carried, [*turn(point), 1.0], atol=1e-3)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
+from tlt.io.sources import write_sources
 from tlt.lesion import Lesion
 from tlt.pacs.source import local_job
 from tlt.timeline import Progress, in_time_order, track_over_time
@@ -84,6 +85,8 @@ def _run(job: TrackJob, report: Progress) -> Result:
     with staged(job.output, listed=WRITTEN) as folder:
         study = track_study(job, report)
         write_study(study, folder, job.formats, report, job.sr_profile)
+        if "json" in job.formats:
+            write_sources(folder, study.baseline, study.followups, job.formats)
     return study.result
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlt.errors import InputError
+from tlt.geometry import AffineTransform
 from tlt.lesion import Lesion, Match, Status
 from tlt.volume import Volume
 
@@ -49,17 +50,19 @@ def track_over_time(
         InputError: one of them cannot be tracked; the message names it.
     """
     templates = {lesion.id: (baseline, lesion) for lesion in lesions}
+    from_baseline = {id(baseline): AffineTransform.identity()}
     pairs: list[PairResult] = []
     for number, followup in enumerate(followups, 1):
         stages = _numbered(progress, number, pairs)
         try:
-            pair = _track_to(tracker, followup, lesions, templates, stages)
+            pair = _track_to(tracker, followup, lesions, templates, from_baseline, stages)
         except InputError as error:
             name = Path(followup.path).name if followup.path else ""
             raise InputError(f"follow-up {number} {name}".rstrip() + f": {error}") from error
         for match in pair.matches:
             if match.status is Status.FOUND:
                 templates[match.lesion.id] = (followup, _as_template(match))
+        from_baseline[id(followup)] = pair.registration.baseline_to_followup
         pairs.append(pair)
     return pairs
 
@@ -69,9 +72,13 @@ def _track_to(
     followup: Volume,
     lesions: Sequence[Lesion],
     templates: dict[str, tuple[Volume, Lesion]],
+    from_baseline: dict[int, AffineTransform],
     progress: Progress | None,
 ) -> PairResult:
-    """One follow-up: a call of the tracker for each image that lesions start from."""
+    """One follow-up: a call of the tracker for each image that lesions start from.
+
+    ``from_baseline`` carries the baseline's points to each of these images.
+    """
     groups: dict[int, tuple[Volume, list[Lesion]]] = {}
     for volume, lesion in templates.values():
         groups.setdefault(id(volume), (volume, []))[1].append(lesion)
@@ -81,13 +88,15 @@ def _track_to(
         for part in parts
         for match, features in zip(part.matches, part.features, strict=True)
     }
-    most = max(parts, key=lambda part: len(part.matches))
+    starts = [from_baseline[key] for key in groups]
+    most, start = max(zip(parts, starts, strict=True), key=lambda pair: len(pair[0].matches))
     return replace(
         most,
         matches=[replace(found[lesion.id][0], lesion=lesion) for lesion in lesions],
         features=[found[lesion.id][1] for lesion in lesions],
         registration=replace(
             most.registration,
+            baseline_to_followup=most.registration.baseline_to_followup.after(start),
             ok=all(part.registration.ok for part in parts),
             seconds=sum(part.registration.seconds for part in parts),
         ),

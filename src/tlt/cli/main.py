@@ -15,6 +15,7 @@ from tlt.cli.demo import demo
 from tlt.cli.evaluate import evaluate
 from tlt.cli.info import info
 from tlt.cli.recist import recist
+from tlt.cli.review import review
 from tlt.cli.simulate import simulate
 from tlt.cli.track import TrackCommand, track
 from tlt.cli.trackers import trackers
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("track", cls=TrackCommand)(track)
+app.command("review")(review)
 app.command("simulate")(simulate)
 app.command("train")(train)
 app.command("evaluate")(evaluate)

@@ -64,7 +64,7 @@ def _move(folder: Path, output: Path, last: str, listed: str | None) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if listed is not None:
-            earlier = _names_in(output / listed)
+            earlier = names_in(output / listed)
             # Both, for as long as both may be there.
             atomic_write(output / listed, json.dumps(sorted(earlier.union(names))))
         for name in names:
@@ -77,7 +77,7 @@ def _move(folder: Path, output: Path, last: str, listed: str | None) -> None:
         raise _not_writable(output, error) from error
 
 
-def _names_in(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """The files, in its own folder and no other, that a list names; none without a list."""
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))

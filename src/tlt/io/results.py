@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tlt.geometry import Triple
+from tlt.geometry import AffineTransform, Triple
 from tlt.io.files import atomic_write
 from tlt.lesion import Axis, Lesion, Match, Role, Size, Status
 from tlt.volume import Volume
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Literal[1] = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Row4 = tuple[float, float, float, float]
 Length = Annotated[float, Field(ge=0)]
 
 
@@ -62,12 +63,16 @@ class Image(_Model):
 
 
 class RegistrationFacts(_Model):
-    """How the two images were aligned; ``similarity`` is null where it could not be measured."""
+    """How the two images were aligned; ``similarity`` is null where it could not be measured.
+
+    ``matrix`` (rows of a 4x4) carries LPS millimetres of the baseline to the follow-up.
+    """
 
     method: str
     seconds: Length
     similarity: float | None
     ok: bool
+    matrix: tuple[Row4, Row4, Row4, Row4] | None = None
 
 
 class Followup(Image):
@@ -309,6 +314,7 @@ def _followup(volume: Volume, path: str, pair: PairResult) -> Followup:
         seconds=round(registration.seconds, 3),
         similarity=round(similarity, 4) if math.isfinite(similarity) else None,
         ok=registration.ok,
+        matrix=_rows4(registration.baseline_to_followup),
     )
     seconds = round(pair.seconds, 3)
     return Followup(path=path, registration=facts, seconds=seconds, **_image_fields(volume))
@@ -377,6 +383,15 @@ def size_of(facts: SizeFacts) -> Size:
 
 def _ends(axis: Axis) -> tuple[Triple, Triple]:
     return _rounded(axis.start_mm), _rounded(axis.end_mm)
+
+
+def _rows4(transform: AffineTransform) -> tuple[Row4, Row4, Row4, Row4]:
+    """The affine as a 4x4; seven digits keep a point a metre away within a thousandth of a mm."""
+    rows = [
+        (round(float(a), 7), round(float(b), 7), round(float(c), 7), round(float(shift), 4))
+        for (a, b, c), shift in zip(transform.matrix, transform.translation_mm, strict=True)
+    ]
+    return rows[0], rows[1], rows[2], (0.0, 0.0, 0.0, 1.0)
 
 
 def share(value: float | None) -> str:

@@ -1,0 +1,1 @@
+"""The page on which a reader checks what was tracked: `tlt review`."""

@@ -1,0 +1,163 @@
+"""A reviewed study as files: the same that `tlt track` writes, with the readers' corrections."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tlt.errors import InputError
+from tlt.geometry import AffineTransform
+from tlt.io.output import names_in, staged
+from tlt.io.results import LesionResult, Result, size_of, write_csv, write_json
+from tlt.io.sources import read_sources, save_sources
+from tlt.lesion import Lesion, Match
+from tlt.pipeline import WRITTEN, Study
+from tlt.review.shelf import Shelf
+
+TEXT_FORMATS = ("json", "csv")  # they need no image
+# Title and content of a format on the page; one that is missing here is shown by its name.
+CONTENT = {
+    "json": ("JSON", "result.json: everything, for programs"),
+    "csv": ("CSV", "matches.csv: a row a lesion, for spreadsheets"),
+    "html": ("Report", "report.html: tables and pictures in one file"),
+    "png": ("Pictures", "a picture a lesion"),
+    "mrk": ("3D Slicer", "followup.mrk.json: points"),
+    "nifti": ("Mask", "followup_mask.nii.gz: a label a lesion"),
+    "points": ("Points", "for grand-challenge"),
+    "dicom-sr": ("DICOM SR", "a structured report for the PACS"),
+    "dicom-seg": ("DICOM SEG", "a segmentation for the PACS"),
+    "dicom-rtstruct": ("RTSTRUCT", "outlines for radiotherapy"),
+}
+
+
+# What tells that a folder holds a format, where the run left no word of it.
+PATTERNS = {
+    "csv": "matches.csv",
+    "html": "report.html",
+    "png": "lesion_*.png",
+    "mrk": "followup*.mrk.json",
+    "nifti": "followup*_mask.nii.gz",
+    "points": "followup*_points.json",
+    "dicom-sr": "followup*_sr.dcm",
+    "dicom-seg": "followup*_seg.dcm",
+    "dicom-rtstruct": "followup*_rtstruct.dcm",
+}
+
+
+def write_reviewed(
+    result: Result, shelf: Shelf, folder: Path, formats: Sequence[str], as_of: float
+) -> list[str]:
+    """Write the formats, and anew all those that the folder has; the names of the files.
+
+    All appear together, or none does; nothing is removed. ``as_of`` becomes the time of the files:
+    when the decisions in them were read. Without the images only JSON and CSV can be written; then
+    the others are left as they are.
+
+    Raises:
+        InputError: an image is missing for a format that needs it, or the folder is closed.
+    """
+    sources = read_sources(folder)
+    there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
+    chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
+    texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
+    with staged(folder) as fresh:
+        if texts_only:
+            _write_texts(result, fresh, chosen)
+        else:
+            from tlt.io.exports import write_study  # it draws with matplotlib
+
+            write_study(reviewed_study(result, shelf), fresh, chosen, _unseen)
+            save_sources(replace(sources, formats=chosen), fresh)
+        names = sorted(path.name for path in fresh.iterdir())
+        for name in names:
+            os.utime(fresh / name, (as_of, as_of))
+        listed = sorted(names_in(folder / WRITTEN).union(names))
+        (fresh / WRITTEN).write_text(json.dumps(listed), encoding="utf-8")
+    return [name for name in names if not name.startswith(".")]
+
+
+def reviewed_study(result: Result, shelf: Shelf) -> Study:
+    """The study that a result tells of, as `tlt track` had it, with the images."""
+    from tlt.registration.result import Registration
+    from tlt.track import PairResult
+
+    lesions = [lesion_of(lesion) for lesion in result.lesions]
+    pairs = []
+    for number, followup in enumerate(result.followups, 1):
+        facts = followup.registration
+        registration = Registration(
+            baseline_to_followup=_transform(facts.matrix),
+            method=facts.method,
+            similarity=float("nan") if facts.similarity is None else facts.similarity,
+            ok=facts.ok,
+            seconds=facts.seconds,
+        )
+        matches = [
+            match_of(told, lesion, number)
+            for told, lesion in zip(result.lesions, lesions, strict=True)
+        ]
+        pairs.append(PairResult(matches, registration, followup.seconds, [None] * len(matches)))
+    volumes = [shelf.stack(number).volume for number in range(len(shelf))]
+    return Study(volumes[0], volumes[1:], pairs, result)
+
+
+def lesion_of(told: LesionResult) -> Lesion:
+    """The lesion that a result tells of."""
+    size = told.baseline.size
+    return Lesion(
+        id=told.id,
+        center_mm=told.baseline.center_mm,
+        radius_mm=told.baseline.radius_mm,
+        label=told.label,
+        tracking_uid=told.tracking_uid,
+        size=None if size is None else size_of(size),
+        site=told.site,
+        nodal=told.nodal,
+        role=told.role,
+    )
+
+
+def match_of(told: LesionResult, lesion: Lesion, followup: int) -> Match:
+    """The match that a result tells of in a follow-up, numbered from 1."""
+    found = told.followups[followup - 1]
+    return Match(
+        lesion=lesion,
+        status=found.status,
+        center_mm=found.center_mm,
+        confidence=found.confidence,
+        prior_center_mm=found.prior_center_mm,
+        radius_mm=found.radius_mm,
+        size=None if found.size is None else size_of(found.size),
+        size_note=found.size_note,
+    )
+
+
+def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:
+    write_json(result, folder / "result.json")
+    if "csv" in formats:
+        write_csv(result, folder / "matches.csv")
+
+
+def _all_images(shelf: Shelf) -> bool:
+    try:
+        for number in range(len(shelf)):
+            shelf.stack(number)
+    except InputError:
+        return False
+    return True
+
+
+def _transform(matrix: Sequence[Sequence[float]] | None) -> AffineTransform:
+    if matrix is None:
+        return AffineTransform.identity()
+    import numpy as np
+
+    rows = np.array(matrix, float)
+    return AffineTransform(rows[:3, :3], rows[:3, 3])
+
+
+def _unseen(stage: str, fraction: float) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,258 @@
+"""What readers decided, as a pure function of the events that they caused.
+
+An event is never changed or taken back: an undo is one more event, which names the one that it
+undoes. The state is what the events that are not undone say, each of the last for its subject.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+from tlt.errors import InputError
+from tlt.geometry import Triple
+from tlt.io.results import Decision, LesionResult, Result
+from tlt.lesion import Role, Status
+
+MAX_TEXT = 500
+MAX_NAME = 80
+MIN_AXIS_MM, MAX_AXIS_MM = 1.0, 500.0
+
+
+class Kind(str, Enum):
+    """What an event does. The first four are a reader's decisions on a match."""
+
+    ACCEPTED = "accepted"
+    MOVED = "moved"
+    REJECTED = "rejected"
+    LOST = "lost"
+    SIZE = "size"
+    NOTE = "note"
+    ROLE = "role"
+    SITE = "site"
+    NODAL = "nodal"
+    UNDONE = "undone"
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision that the event is, if it is one."""
+        return Decision(self.value) if self.value in set(Decision) else None
+
+    @property
+    def of_lesion(self) -> bool:
+        """Whether it says something of the lesion at every time point, not of one match."""
+        return self in (Kind.ROLE, Kind.SITE, Kind.NODAL)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a reader wants to be so.
+
+    Attributes:
+        kind: what happens.
+        lesion_id: the lesion.
+        followup: number of the follow-up from 1; None for what holds at every time point.
+        value: ``center_mm`` (LPS) and ``size`` (what was measured there, or None) for `MOVED`,
+            which the page sends as the bare centre; the ends of ``long_axis`` and ``short_axis``
+            (or None) for `SIZE`; text for note, role and site; whether a node for `NODAL`; number
+            of the event for `UNDONE`; otherwise None.
+    """
+
+    kind: Kind
+    lesion_id: str
+    followup: int | None = None
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Event(Draft):
+    """A draft that was saved: its number, when (ISO 8601, UTC) and by whom."""
+
+    seq: int = 0
+    at: str = ""
+    by: str = ""
+
+
+Subject: TypeAlias = tuple[str, int | None, str]
+
+
+@dataclass(frozen=True)
+class State:
+    """What holds now.
+
+    Attributes:
+        last: the event that decides each subject (lesion, follow-up, matter).
+        versions: number of the last event of each lesion, undo included; 0 is left out.
+    """
+
+    last: dict[Subject, Event] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def decided(self, lesion_id: str, followup: int) -> Event | None:
+        """The event that decided on a match, if any."""
+        return self.last.get((lesion_id, followup, "decision"))
+
+    def said(self, lesion_id: str, matter: Kind, followup: int | None = None) -> Any:
+        """The note, role, site or nodal that a reader gave; None if none did."""
+        event = self.last.get((lesion_id, followup, matter.value))
+        return None if event is None else event.value
+
+    def version(self, lesion_id: str) -> int:
+        """Number of the last event of a lesion; 0 before the first."""
+        return self.versions.get(lesion_id, 0)
+
+
+def subject(draft: Draft) -> Subject:
+    """What a draft is about: later events on the same replace it."""
+    matter = "decision" if draft.kind.decision else draft.kind.value
+    return draft.lesion_id, draft.followup, matter
+
+
+def replay(events: Sequence[Event]) -> State:
+    """The state after events in the order of their numbers."""
+    versions = {event.lesion_id: event.seq for event in events}
+    return State({subject(event): event for event in effective(events)}, versions)
+
+
+def effective(events: Sequence[Event]) -> list[Event]:
+    """The events that were neither undone nor undo another."""
+    undone = {event.value for event in events if event.kind is Kind.UNDONE}
+    return [e for e in events if e.kind is not Kind.UNDONE and e.seq not in undone]
+
+
+def undo_of(events: Sequence[Event], by: str) -> Draft:
+    """The draft that undoes a reader's last event that still stands.
+
+    Raises:
+        InputError: there is none, or another reader has decided on the same since.
+    """
+    standing = effective(events)
+    own = [event for event in standing if event.by == by]
+    if not own:
+        raise InputError("there is nothing of yours to undo")
+    event = own[-1]
+    later = [e for e in standing if e.seq > event.seq and subject(e) == subject(event)]
+    if later:
+        raise InputError(
+            f"{later[-1].by} has changed {event.lesion_id} since ({later[-1].kind.value}); "
+            "decide on it anew instead of undoing"
+        )
+    return Draft(Kind.UNDONE, event.lesion_id, event.followup, event.seq)
+
+
+def checked(draft: Draft, result: Result) -> Draft:
+    """The draft with its value in its proper form.
+
+    Raises:
+        InputError: no such lesion or follow-up, a value that cannot be, or a decision that has no
+            meaning for a lesion out of view.
+    """
+    lesion = next((one for one in result.lesions if one.id == draft.lesion_id), None)
+    if lesion is None:
+        raise InputError(f"lesion '{draft.lesion_id}': not in this study; reload the page")
+    if draft.kind.of_lesion != (draft.followup is None):
+        raise InputError(f"{draft.kind.value}: follow-up {draft.followup} makes no sense here")
+    if draft.followup is not None and not 1 <= draft.followup <= len(lesion.followups):
+        raise InputError(
+            f"follow-up {draft.followup}: there are {len(lesion.followups)}; reload the page"
+        )
+    _check_rejection(draft, lesion)
+    value = _VALUES.get(draft.kind, _nothing)(draft.value)
+    return Draft(draft.kind, draft.lesion_id, draft.followup, value)
+
+
+def _check_rejection(draft: Draft, lesion: LesionResult) -> None:
+    if draft.kind is not Kind.REJECTED or draft.followup is None:
+        return
+    if lesion.followups[draft.followup - 1].status is Status.OUTSIDE_FOV:
+        raise InputError(
+            f"{draft.lesion_id} has no position to reject: it is outside the field of view; "
+            "move it to where you see it, or mark it lost"
+        )
+
+
+def reader_name(text: str) -> str:
+    """A reader's name without line breaks; raises `InputError` where there is none."""
+    name = " ".join(text.split())
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise InputError(f"a reader's name has 1 to {MAX_NAME} letters; give yours")
+    return name
+
+
+def _point(value: Any) -> Triple:
+    try:
+        x, y, z = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise InputError(f"a centre is three numbers in mm, got {value!r}") from None
+    if not all(math.isfinite(v) and abs(v) < 1e5 for v in (x, y, z)):
+        raise InputError(f"a centre is three numbers in mm, got {value!r}")
+    return round(x, 3), round(y, 3), round(z, 3)
+
+
+def _place(value: Any) -> dict[str, Any]:
+    return {"center_mm": _point(value), "size": None}
+
+
+def _axes(value: Any) -> dict[str, list[Triple] | None]:
+    if not isinstance(value, dict) or not set(value) <= {"long_axis", "short_axis"}:
+        raise InputError(f"a size is a long_axis and a short_axis, got {value!r}")
+    return {
+        "long_axis": _axis(value.get("long_axis")),
+        "short_axis": None if value.get("short_axis") is None else _axis(value["short_axis"]),
+    }
+
+
+def _axis(value: Any) -> list[Triple]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise InputError(f"an axis has two ends, got {value!r}")
+    start, end = _point(value[0]), _point(value[1])
+    length_mm = math.dist(start, end)
+    if not MIN_AXIS_MM <= length_mm <= MAX_AXIS_MM:
+        raise InputError(
+            f"an axis of {length_mm:.1f} mm cannot be; give {MIN_AXIS_MM:g} to {MAX_AXIS_MM:g} mm"
+        )
+    return [start, end]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise InputError(f"a text has at most {MAX_TEXT} letters")
+    return " ".join(value.split())
+
+
+def _role(value: Any) -> str:
+    try:
+        return Role(value).value
+    except ValueError:
+        raise InputError(f"role '{value}': use one of {', '.join(Role)}") from None
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"nodal is true or false, got {value!r}")
+    return value
+
+
+def _nothing(value: Any) -> None:
+    if value is not None:
+        raise InputError(f"this decision takes no value, got {value!r}")
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int):
+        raise InputError(f"an undo names the number of an event, got {value!r}")
+    return value
+
+
+_VALUES = {
+    Kind.MOVED: _place,
+    Kind.SIZE: _axes,
+    Kind.NOTE: _text,
+    Kind.SITE: _text,
+    Kind.ROLE: _role,
+    Kind.NODAL: _truth,
+    Kind.UNDONE: _number,
+}
