@@ -40,6 +40,7 @@ class TrackJob:
         formats: what to write, out of ``json csv html png mrk nifti``.
         points_in: frame of grand-challenge points, ``lps`` or ``voxel``.
         with_identifiers: keep whole paths in the results.
+        sizes: measure how large each lesion is at follow-up.
     """
 
     baseline: str
@@ -53,6 +54,7 @@ class TrackJob:
     formats: tuple[str, ...] = ("json", "csv", "html", "png")
     points_in: str | None = None
     with_identifiers: bool = False
+    sizes: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,17 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
 
 def track_study(job: TrackJob, progress: Progress) -> Study:
     """Read the images and the lesions, and track them."""
+    from tlt.sizing import with_sizes
     from tlt.track import Tracker
 
     with _collected_warnings(job) as remarks:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         baseline, followups, lesions = _read(job, progress)
-        pairs = track_over_time(tracker, baseline, followups, lesions, progress)
+        measure = None
+        if job.sizes:
+            lesions, measure = with_sizes(baseline, lesions)
+        pairs = track_over_time(tracker, baseline, followups, lesions, progress, measure)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
         baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers

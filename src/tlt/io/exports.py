@@ -24,7 +24,7 @@ def write_study(study: Study, folder: Path, formats: Sequence[str], progress: Pr
     html ``report.html``, pictures included
     png  ``lesion_<id>.png``, a picture a lesion
     mrk  ``followup.mrk.json``, points for 3D Slicer
-    nifti ``followup_mask.nii.gz``, a ball a lesion
+    nifti ``followup_mask.nii.gz``, the lesions as measured, or as balls
     ==== =====================================================
 
     With several follow-ups the files of each carry its number: ``followup2.mrk.json``.

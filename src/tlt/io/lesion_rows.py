@@ -9,7 +9,7 @@ import numpy as np
 
 from tlt.errors import InputError
 from tlt.geometry import Points
-from tlt.lesion import Lesion, Match, Status
+from tlt.lesion import Lesion, Match, Size, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Row:
         radius_mm: its radius; None where the file has none.
         label, tracking_uid: as in `Lesion`; empty if the file has none.
         frame: what the file's coordinates were: LPS, RAS or VOXEL.
+        size: its diameters; None where the file has none.
     """
 
     where: str
@@ -32,6 +33,7 @@ class Row:
     label: str = ""
     tracking_uid: str = ""
     frame: str = "LPS"
+    size: Size | None = None
 
 
 def number(value: object, where: str, what: str) -> float:

@@ -152,5 +152,5 @@ def _lesion(row: Row, id_: str) -> Lesion:
     x, y, z = row.center_mm.tolist()
     radius = DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm
     if row.tracking_uid:
-        return Lesion(id_, (x, y, z), radius, row.label, row.tracking_uid)
-    return Lesion(id_, (x, y, z), radius, row.label)
+        return Lesion(id_, (x, y, z), radius, row.label, row.tracking_uid, size=row.size)
+    return Lesion(id_, (x, y, z), radius, row.label, size=row.size)

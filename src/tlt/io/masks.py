@@ -10,14 +10,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
+from tlt.diameters import measure_voxels
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io.images import read_image, write_image
 from tlt.io.lesion_rows import Row, placed
-from tlt.lesion import Lesion, Match
+from tlt.lesion import Lesion, Match, Size
 from tlt.volume import Volume, grid_of, to_sitk
 
 MAX_INSTANCES = 1000
@@ -55,9 +54,10 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
     rows = []
     for value in values:
         name = f"L{value}" if split else str(value)
-        center, radius = _measure(labels, value, boxes[value - 1], grid)
-        where = f"{path}: label {value}"
-        rows.append(Row(where, name, center, radius, "" if split else names.get(value, "")))
+        center, size = _measure(labels, value, boxes[value - 1], grid)
+        where, label = f"{path}: label {value}", "" if split else names.get(value, "")
+        radius = size.long_axis.length_mm / 2
+        rows.append(Row(where, name, center, radius, label, size=size))
     large = [f"{r.id} ({r.radius_mm:.0f} mm)" for r in rows if (r.radius_mm or 0) > LARGE_MM]
     if large:
         log.warning(
@@ -69,20 +69,39 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
 def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.uint16]:
     """A label array (D, H, W) with a ball a lesion, at least one voxel each, smaller ones on top.
 
-    The integer is the lesion's id where all ids are whole numbers from 1, else its place in the
+    A match whose extent was measured is drawn as that, if its size is not doubtful. The integer is the lesion's id where all ids are whole numbers from 1, else its place in the
     list, from 1. Lesions outside the grid, and matches that were not found, are left out.
     """
     ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
     whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
     labels = np.zeros(grid.shape_zyx, np.uint16)
     for count, lesion in sorted(placed(lesions), key=lambda pair: -pair[1].radius_mm):
-        if grid.contains(lesion.center_mm):
-            _paint(labels, lesion, int(lesion.id) if whole else count, grid)
+        value = int(lesion.id) if whole else count
+        extent = _extent(lesions[count - 1])
+        if extent is not None:
+            _paint_extent(labels, extent, value, grid)
+        elif grid.contains(lesion.center_mm):
+            _paint(labels, lesion, value, grid)
     return labels
 
 
+def _extent(item: Lesion | Match) -> Volume | None:
+    """What of an item was outlined well enough to be drawn."""
+    if isinstance(item, Lesion) or item.size is None or item.size.doubtful:
+        return None
+    return item.extent
+
+
+def _paint_extent(labels: NDArray, extent: Volume, value: int, grid: Grid) -> None:
+    """Draw an extent, whose own grid is a part of this one."""
+    start = np.rint(grid.mm_to_index(extent.grid.index_to_mm((0, 0, 0)))).astype(int)
+    place = np.argwhere(extent.voxels) + start
+    inside = np.all((place >= 0) & (place < grid.shape_zyx), axis=1)
+    labels[tuple(place[inside].T)] = value
+
+
 def write_mask(lesions: Sequence[Lesion | Match], grid: Grid, path: str | os.PathLike[str]) -> None:
-    """Write lesions as balls on a grid, as `sphere_labels` draws them (.nii.gz, .nrrd, .mha)."""
+    """Write lesions on a grid as `sphere_labels` draws them (.nii.gz, .nrrd, .mha)."""
     write_labels(sphere_labels(lesions, grid), grid, path)
 
 
@@ -133,30 +152,10 @@ def _segment_names(image: sitk.Image) -> dict[int, str]:
 
 def _measure(
     labels: NDArray, value: int, box: tuple[slice, ...], grid: Grid
-) -> tuple[NDArray, float]:
-    """LPS centroid and radius in mm of one label within its bounding box."""
+) -> tuple[NDArray, Size]:
+    """LPS centroid and size of one label within its bounding box."""
     index = np.argwhere(labels[box] == value) + [part.start for part in box]
-    center = grid.index_to_mm(index.mean(0))
-    along_z = np.abs(np.array(grid.direction).reshape(3, 3)[2])[::-1]
-    upright = int(along_z.argmax())
-    longest = max(
-        _longest_mm(index[index[:, upright] == level], upright, grid)
-        for level in np.unique(index[:, upright])
-    )
-    return center, longest / 2
-
-
-def _longest_mm(index_zyx: NDArray, upright: int, grid: Grid) -> float:
-    """Longest distance between the faces of the voxels of one slice."""
-    faces = []
-    for axis in range(3):
-        if axis != upright:
-            half = 0.5 * np.eye(3)[axis]
-            faces += [index_zyx - half, index_zyx + half]
-    points = grid.index_to_mm(np.concatenate(faces))
-    first, second = (2 - axis for axis in range(3) if axis != upright)
-    plane = points @ np.array(grid.direction).reshape(3, 3)[:, [first, second]]
-    return float(pdist(plane[ConvexHull(plane).vertices]).max())
+    return grid.index_to_mm(index.mean(0)), measure_voxels(index, grid)
 
 
 def _paint(labels: NDArray, lesion: Lesion, value: int, grid: Grid) -> None:
