@@ -1,9 +1,9 @@
 """Diameters of a lesion's voxels: long and short axis in one axial slice, as RECIST 1.1 has it.
 
-The long axis is the longest line within one axial slice, over all slices; the short axis the longest
-line at right angles to it in the same slice. Both join points of the convex outline of the slice, as
-a reader lays them. Axial slices are those across the array axis nearest the patient's z, whatever
-the grid's orientation.
+The long axis is the longest line within one axial slice, over all slices; the short axis the
+longest line at right angles to it in the same slice. Both join points of the convex outline of the
+slice, as a reader lays them. Axial slices are those across the array axis nearest the patient's z,
+whatever the grid's orientation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAST_POINTS = 60  # of a surface within a slab, to be an outline
 
 @dataclass(frozen=True, eq=False)
 class SliceOutline:
-    """The convex outline of one axial slice: corners (N, 2) in mm along the slice's own two axes."""
+    """The convex outline of an axial slice: corners (N, 2) in mm along the slice's own axes."""
 
     level: int
     corners_mm: NDArray[np.float64]

@@ -1,8 +1,8 @@
-"""A lesion's extent by region growing, the other voice beside `tlt.segmentation`.
+"""A lesion's extent by region growing: what `tlt experiment sizes` compares outlines with.
 
 From the middle of the lesion grow all voxels whose density lies within a window about the lesion's
-and within reach; a watershed on their distance from the border then cuts off neighbours. Where this
-and the surface of `tlt.segmentation` differ, the size is doubtful.
+and within reach; a watershed on their distance from the border then cuts off neighbours. No part
+of `tlt track`: it leaks too often (docs/sizes.md).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tlt.io.cuts import nearby
 from tlt.segmentation import Span
 from tlt.volume import Volume, to_sitk
 
-REACH, REACH_MM = 2.0, 4.0  # how far it grows: radii expected, and millimetres on top
-SPREAD = 2.5  # of the noise, that the window reaches beyond the lesion's densities
-ISOLATED = 0.6  # share of the surroundings that must be darker (lighter) to widen the window
-NECK = 0.2  # depth of the watershed between lesion and neighbour, in expected radii
+REACH, REACH_MM = 1.6, 4.0  # how far it grows: radii expected, and millimetres on top
+SPREAD = 1.5  # of the noise, that the window reaches beyond the lesion's densities
+ISOLATED = 0.9  # of the surroundings darker (lighter), for a wider window
+NECK = 0.05  # depth of the watershed between lesion and neighbour, in expected radii
 
 
 def grow(
@@ -64,7 +64,7 @@ def window(
     noise_hu: float,
     span: Span,
 ) -> tuple[float, float]:
-    """Lowest and highest density of the lesion: half way to what lies around it, if that is wider."""
+    """Lowest and highest density of the lesion: half way to its surroundings, if that is wider."""
     low, high = hu - span.below - SPREAD * noise_hu, hu + span.above + SPREAD * noise_hu
     distance = np.linalg.norm(points_mm - center_mm, axis=-1)
     around = part.voxels[(distance > 1.3 * radius_mm) & (distance < 2 * radius_mm + 3)]

@@ -1,18 +1,19 @@
 """A lesion's extent around a point inside it, by rays: a star-shaped surface of least cost.
 
 From the centre go rays, evenly in longitude and latitude about the normal of the axial slices. On
-each ray every radius has a cost: low where the densities change from those of the lesion's middle to
-others (whatever these are: air, fat, a vessel), high where much on the way there was not like the
-lesion. One radius a ray is chosen together with its neighbours', by semi-global matching
-(Hirschmüller 2008; here on a sphere), so that a pleura, a vessel or a neighbour of the same density,
-which covers a few rays only, is bridged. Then each radius is set to where its own edge is half way.
+each ray every radius has a cost: low where the densities change from those of the lesion's middle
+to others (whatever these are: air, fat, a vessel), high where much on the way there was not like
+the lesion. One radius a ray is chosen together with its neighbours', by semi-global matching
+(Hirschmüller 2008; here on a sphere), so that a pleura, a vessel or a neighbour of the same
+density, which covers a few rays only, is bridged. Then each radius is set to where its own edge is
+half way.
 
 The surface is exact below a voxel; `Surface.extent` puts it on voxels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -245,7 +246,7 @@ def _fitted(
 def _border(hu: Array, place: Array, width: int, noise: float) -> Array:
     """How clearly densities before and beyond a place (in radii) of each ray differ, 0 to 1."""
     aside = np.linspace(0.6, 1.4, 4) * width
-    rows, columns = (axis[..., None] for axis in np.indices(place.shape))
+    rows, columns = np.expand_dims(np.indices(place.shape), -1)
     levels = [
         ndimage.map_coordinates(
             hu,
@@ -284,7 +285,7 @@ def _matched(cost: Array) -> NDArray[np.int_]:
 
     Rows are closed circles: they are gone round twice, so that the end knows the start.
     """
-    rows, columns, _ = cost.shape
+    columns = cost.shape[1]
     total = np.zeros_like(cost)
     across = np.ascontiguousarray(cost.swapaxes(0, 1))
     for turn in (1, -1):
@@ -311,8 +312,8 @@ def _passed(cost: Array) -> Array:
 def _half_way(hu: Array, chosen: NDArray[np.int_], step: float, width: int) -> Array:
     """Radius in mm at which each ray is half way between the levels before and after its edge.
 
-    The edge is the steepest place within `NEAR_MM` of the radius chosen; it ends, to both sides, where
-    the slope falls below `FLAT` of that.
+    The edge is the steepest place within `NEAR_MM` of the radius chosen; it ends, to both sides,
+    where the slope falls below `FLAT` of that.
     """
     count, reach = hu.shape[-1], max(3, round(EDGE_MM / step))
     inner = np.clip(chosen[..., None] - width - np.arange(width), 0, count - 1)

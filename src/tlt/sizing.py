@@ -38,17 +38,16 @@ class Known:
 
     Attributes:
         lesion: it.
-        surface: its outline there; None where it cannot be outlined.
+        surface: its outline there.
         span: how far its densities spread.
-        agreement: of the outline with that found as if its radius were not known, 0 to 1.
-        error: of its long axis by outline, as a share of the axis given.
+        size: by that outline; None where this does not confirm the radius that was given, where the
+            same outline is not found without knowing it, or where the view cuts the lesion off.
     """
 
     lesion: Lesion
-    surface: Surface | None
-    span: Span = Span()
-    agreement: float = 0.0
-    error: float = 0.0
+    surface: Surface
+    span: Span
+    size: Size | None
 
     @property
     def expected_mm(self) -> float:
@@ -61,24 +60,17 @@ def study_baseline(baseline: Volume, lesion: Lesion) -> Known:
     center = np.asarray(lesion.center_mm, float)
     expected = ROUNDER * lesion.radius_mm
     ball = ball_surface(baseline, center, expected)
-    surface = find_surface(
-        baseline, center, expected, span_within(baseline, ball, 0.75), KNOWN
-    )
+    surface = find_surface(baseline, center, expected, span_within(baseline, ball, 0.75), KNOWN)
     span = span_within(baseline, surface)
-    free = find_surface(baseline, center, expected, span, UNKNOWN)
-    volumes = sorted((surface.volume_mm3, free.volume_mm3))
-    error = 0.5 * free.size(baseline.grid).long_axis.length_mm / lesion.radius_mm - 1
-    return Known(lesion, surface, span, 2 * volumes[0] / sum(volumes), error)
-
-
-def baseline_size(known: Known, baseline: Volume) -> Size | None:
-    """The size of a lesion in the baseline by its outline, where that suits the radius given."""
-    surface = known.surface
-    if surface is None or _doubts_of_baseline(known) or _cut_off(surface, baseline):
-        return None
+    blind = find_surface(baseline, center, expected, span, UNKNOWN)
+    low, high = sorted((surface.volume_mm3, blind.volume_mm3))
     size = surface.size(baseline.grid)
-    off = size.long_axis.length_mm / (2 * known.lesion.radius_mm) - 1
-    return size if abs(off) <= BASELINE else None
+    confirmed = all(
+        abs(s.long_axis.length_mm / (2 * lesion.radius_mm) - 1) <= BASELINE
+        for s in (size, blind.size(baseline.grid))
+    )
+    sound = confirmed and 2 * low / (low + high) >= UNLIKE and not _cut_off(surface, baseline)
+    return Known(lesion, surface, span, size if sound else None)
 
 
 def measure(match: Match, followup: Volume, known: Known) -> Match:
@@ -157,13 +149,9 @@ def _doubts(surface: Surface, match: Match, known: Known, followup: Volume) -> l
         doubts.append(f"only {100 * surface.seen:.0f} % of the border was seen")
     if _off_center(surface, match) > OFF_CENTER:
         doubts.append("the outline is not centred on the tracked position")
-    return doubts + _doubts_of_baseline(known)
-
-
-def _doubts_of_baseline(known: Known) -> list[str]:
-    if known.agreement < UNLIKE or abs(known.error) > BASELINE:
-        return ["the baseline's outline does not confirm its radius"]
-    return []
+    if known.size is None:
+        doubts.append("the baseline's outline does not confirm its radius")
+    return doubts
 
 
 def _off_center(surface: Surface, match: Match) -> float:
@@ -192,9 +180,7 @@ def with_sizes(
     """
     known = {lesion.id: study_baseline(baseline, lesion) for lesion in lesions}
     sized = [
-        lesion
-        if lesion.size is not None
-        else replace(lesion, size=baseline_size(known[lesion.id], baseline))
+        lesion if lesion.size is not None else replace(lesion, size=known[lesion.id].size)
         for lesion in lesions
     ]
     return sized, lambda match, followup: measure(match, followup, known[match.lesion.id])

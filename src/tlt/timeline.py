@@ -47,7 +47,7 @@ def track_over_time(
 ) -> list[PairResult]:
     """What was found in each follow-up, in the order given; matches in the order of the lesions.
 
-    ``measure`` adds the size to a match; the next follow-up starts from it where it is not doubtful.
+    ``measure`` adds the size to a match; the next follow-up starts from it if it is not doubtful.
 
     Raises:
         InputError: one of them cannot be tracked; the message names it.

@@ -135,6 +135,11 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
 def _caption(result: Result) -> list[str]:
     """What the columns mean, and which follow-up is which with its registration."""
     lines = ["mm; x, y, z in LPS; radius at baseline, and at follow-up if measured"]
+    sizes = [f.size for lesion in result.lesions for f in lesion.followups]
+    if any(size is not None for size in sizes):
+        lines.append("size: long x short axis at follow-up, and its change from baseline")
+    if any(size is not None and size.doubtful for size in sizes):
+        lines.append("? a doubtful size; the report says why")
     for number, followup in enumerate(result.followups, 1):
         named = f"{number} = {followup.path}, " if len(result.followups) > 1 else ""
         similarity = share(followup.registration.similarity)

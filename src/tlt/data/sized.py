@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from tlt.data.extents import STILL, Inside, inside_mask, inside_painted, true_extent
-from tlt.data.followup import SimulatedStudy, Truth
+from tlt.data.followup import SimulatedStudy, Study, Truth
 from tlt.diameters import measure_extent
 from tlt.io.images import read_image
 from tlt.lesion import Lesion, Match, Size
@@ -123,16 +123,20 @@ def _size(extent: Volume) -> Size:
     return size
 
 
-def sized_lesions(cases, track, masks) -> Iterator[SizedLesion]:
-    """Every lesion of known extent of the cases that ``track`` finds (cases of simulated studies)."""
-    for case in cases:
-        known = with_true_radius(case.study, masks)
-        matches = track(case.study, [truth.lesion for truth, _, _ in known]) if known else None
+def sized_lesions(
+    studies: Iterable[tuple[str, Study]],
+    track: Callable[[Study, list[Lesion]], Sequence[Match] | None],
+    masks: dict[str, Volume],
+) -> Iterator[SizedLesion]:
+    """Every lesion of known extent of named studies; ``track`` finds them, or gives None."""
+    for study_name, study in studies:
+        if not isinstance(study, SimulatedStudy):
+            continue  # nothing is known of its extents
+        known = with_true_radius(study, masks)
+        matches = track(study, [truth.lesion for truth, _, _ in known]) if known else None
         if matches is None:
             continue
         for (truth, before, after), match in zip(known, matches, strict=True):
             kind = "real" if truth.lesion.id in masks else "painted"
-            name = f"{case.name} {truth.lesion.id}"
-            yield SizedLesion(
-                name, kind, case.study.baseline, case.study.followup, before, after, match
-            )
+            name = f"{study_name} {truth.lesion.id}"
+            yield SizedLesion(name, kind, study.baseline, study.followup, before, after, match)

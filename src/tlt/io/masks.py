@@ -69,8 +69,9 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
 def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.uint16]:
     """A label array (D, H, W) with a ball a lesion, at least one voxel each, smaller ones on top.
 
-    A match whose extent was measured is drawn as that, if its size is not doubtful. The integer is the lesion's id where all ids are whole numbers from 1, else its place in the
-    list, from 1. Lesions outside the grid, and matches that were not found, are left out.
+    A match whose extent was measured without a doubt is drawn as that. The integer is the lesion's
+    id where all ids are whole numbers from 1, else its place in the list, from 1. Lesions outside
+    the grid, and matches that were not found, are left out.
     """
     ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
     whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
