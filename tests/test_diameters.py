@@ -42,7 +42,8 @@ def test_axes_of_ellipsoids_come_back(grid: Grid) -> None:
         center = grid.center_mm + rng.uniform(-2, 2, 3)
         extent = ellipsoid(grid, center, (14.0, 8.0, 9.0), rng.uniform(0, np.pi))
         size = measure_extent(extent)
-        assert size is not None and size.short_axis is not None
+        assert size is not None
+        assert size.short_axis is not None
         errors.append((size.long_axis.length_mm - 28, size.short_axis.length_mm - 16))
         long, short = (
             np.subtract(axis.end_mm, axis.start_mm) for axis in (size.long_axis, size.short_axis)
@@ -60,7 +61,8 @@ def test_a_disc_measures_its_diameter(radius: int) -> None:
     long, short = [], []
     for _ in range(20):
         size = measure_extent(ellipsoid(grid, (*rng.uniform(29, 31, 2), 0), (radius, radius, 1)))
-        assert size is not None and size.short_axis is not None
+        assert size is not None
+        assert size.short_axis is not None
         long.append(size.long_axis.length_mm)
         short.append(size.short_axis.length_mm)
     # the longest of many lines that are equal but for the voxels is a little too long
@@ -72,7 +74,8 @@ def test_a_row_of_voxels_reaches_from_face_to_face() -> None:
     grid = Grid((20, 20, 3), (2.0, 0.5, 4.0), (0.0, 0.0, 0.0))
     size = measure_voxels(np.array([[1, 5, x] for x in range(3, 9)]), grid)
     assert np.isclose(size.long_axis.length_mm, 6 * 2.0)
-    assert size.short_axis is not None and np.isclose(size.short_axis.length_mm, 0.5)
+    assert size.short_axis is not None
+    assert np.isclose(size.short_axis.length_mm, 0.5)
     assert size.volume_mm3 == 6 * 4.0
     ends = sorted([size.long_axis.start_mm, size.long_axis.end_mm])
     assert np.allclose(ends, [(5.0, 2.5, 4.0), (17.0, 2.5, 4.0)])
@@ -82,7 +85,8 @@ def test_the_slice_of_largest_diameter_is_taken() -> None:
     voxels = np.zeros(UPRIGHT.shape_zyx, np.uint8)
     voxels[2, 30, 20:24] = voxels[5, 30:45, 20] = voxels[7, 30:38, 20] = 1
     size = measure_extent(Volume(voxels, UPRIGHT))
-    assert size is not None and np.isclose(size.long_axis.length_mm, 15)
+    assert size is not None
+    assert np.isclose(size.long_axis.length_mm, 15)
     assert size.long_axis.start_mm[2] == UPRIGHT.index_to_mm((5, 0, 0))[2]
 
 
@@ -95,7 +99,7 @@ def test_points_of_a_surface_give_its_axes_below_a_voxel(grid: Grid) -> None:
     coarse = replace(grid, spacing_mm=(3.0, 3.0, 8.0))
     frame = np.reshape(grid.direction, (3, 3))
     surface = directions(48, 120) * (12.0, 7.0, 9.0) @ frame.T
-    center = coarse.center_mm + (1.3, -0.7, 2.0)
+    center = coarse.center_mm + np.array([1.3, -0.7, 2.0])
     long, short = measure_points((center + surface).reshape(-1, 3), coarse, 1.5)
     assert abs(long.length_mm - 24) < 0.2
     assert abs(short.length_mm - 14) < 0.2

@@ -58,7 +58,8 @@ def match_of(radius_mm: float, status=Status.FOUND, shift_mm=(1.0, -0.5, 0.5)) -
 def test_a_ball_is_measured(around: float, growth: float) -> None:
     known = study_baseline(scene(GRID, 8.0, around=around), lesion_of(8.0))
     found = measure(match_of(8.0), scene(GRID, 8.0 * growth, around=around, seed=1), known)
-    assert known.size is not None and abs(known.size.long_axis.length_mm - 16) < 1.6
+    assert known.size is not None
+    assert abs(known.size.long_axis.length_mm - 16) < 1.6
     assert found.size is not None and not found.size.doubtful, found.size_note
     truth = 16 * growth
     assert abs(found.size.long_axis.length_mm - truth) < 0.12 * truth
@@ -74,7 +75,8 @@ def test_axes_and_extent_lie_where_the_lesion_is_on_an_oblique_grid() -> None:
     center = (6.0, -4.0, 3.0)
     followup = scene(grid, 9.0, center=center, seed=2)
     found = measure(match_of(9.0, shift_mm=center), followup, known)
-    assert found.size is not None and found.extent is not None
+    assert found.size is not None
+    assert found.extent is not None
     middle = np.add(found.size.long_axis.start_mm, found.size.long_axis.end_mm) / 2
     assert np.linalg.norm(middle - center) < 2.5
     index = np.argwhere(found.extent.voxels)
@@ -109,7 +111,8 @@ def test_a_lesion_that_became_necrotic_is_measured_whole() -> None:
 def test_the_long_axis_is_that_of_a_flat_lesion() -> None:
     known = study_baseline(scene(GRID, 12.0, flat=0.6), lesion_of(12.0))
     found = measure(match_of(12.0), scene(GRID, 12.0, flat=0.6, seed=6), known)
-    assert found.size is not None and found.size.short_axis is not None
+    assert found.size is not None
+    assert found.size.short_axis is not None
     assert abs(found.size.long_axis.length_mm - 24) < 2.4
     assert abs(found.size.short_axis.length_mm - 14.4) < 2.2
     along = np.subtract(found.size.long_axis.end_mm, found.size.long_axis.start_mm)
@@ -120,7 +123,9 @@ def test_a_lesion_at_the_border_of_the_view_is_doubtful() -> None:
     known = study_baseline(scene(GRID, 9.0), lesion_of(9.0))
     center = (0.0, 0.0, 44.0)  # the last slice lies at 48
     found = measure(match_of(9.0, shift_mm=center), scene(GRID, 9.0, center=center), known)
-    assert found.size is not None and found.size.doubtful and found.radius_mm is None
+    assert found.size is not None
+    assert found.size.doubtful
+    assert found.radius_mm is None
     assert "cut off by the border of the view" in found.size.note
 
 
@@ -148,14 +153,17 @@ def test_a_lesion_that_vanished_has_no_size_without_a_doubt() -> None:
 def test_what_was_not_found_has_no_size(status: Status, words: str) -> None:
     volume = scene(GRID, 8.0)
     found = measure(match_of(8.0, status), volume, study_baseline(volume, lesion_of(8.0)))
-    assert found.size is None and found.extent is None and words in found.size_note
+    assert found.size is None
+    assert found.extent is None
+    assert words in found.size_note
 
 
 def test_an_unsure_position_makes_a_doubtful_size() -> None:
     volume = scene(GRID, 8.0)
     known = study_baseline(volume, lesion_of(8.0))
     found = measure(match_of(8.0, Status.LOW_CONFIDENCE), volume, known)
-    assert found.size is not None and found.size.doubtful
+    assert found.size is not None
+    assert found.size.doubtful
     assert found.size.note == "the position is unsure"
 
 
@@ -173,12 +181,14 @@ def test_lesions_get_a_size_in_the_baseline_and_keep_one_they_have() -> None:
     given = replace(lesion_of(8.0), id="L2", size=own)
     (measured, kept), _ = with_sizes(volume, [lesion_of(8.0), given])
     assert kept.size is own
-    assert measured.size is not None and not measured.size.by_reader
+    assert measured.size is not None
+    assert not measured.size.by_reader
     assert abs(measured.size.long_axis.length_mm - 16) < 1.6
 
 
 def test_a_surface_at_the_border_of_the_view_is_finite() -> None:
     corner = GRID.index_to_mm((-0.4, -0.4, -0.4))
     surface = find_surface(scene(GRID, 5.0), corner, 6.0, Span(), 0.15)
-    assert np.isfinite(surface.radius_mm).all() and np.isfinite(surface.centroid_mm).all()
+    assert np.isfinite(surface.radius_mm).all()
+    assert np.isfinite(surface.centroid_mm).all()
     assert surface.extent(GRID).voxels.any()

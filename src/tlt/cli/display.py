@@ -134,7 +134,7 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
 
 def _caption(result: Result) -> list[str]:
     """What the columns mean, and which follow-up is which with its registration."""
-    lines = ["mm; x, y, z in LPS; radius at baseline, and at follow-up if measured"]
+    lines = ["mm; x, y, z in LPS; radius at baseline"]
     sizes = [f.size for lesion in result.lesions for f in lesion.followups]
     if any(size is not None for size in sizes):
         lines.append("size: long x short axis at follow-up, and its change from baseline")
@@ -156,7 +156,7 @@ def _cells(lesion: LesionResult, found: LesionAtFollowup) -> list[Text]:
     unseen = found.status is Status.OUTSIDE_FOV
     center = found.center_mm or (None, None, None)
     radius = _mm(lesion.baseline.radius_mm)
-    if found.radius_mm is not None:
+    if found.radius_mm is not None and found.size is None:
         radius += f", {_mm(found.radius_mm)}"
     doubtful = found.size is not None and found.size.doubtful
     return [
