@@ -40,6 +40,11 @@ class Row:
         return STATUS_WORDS[self.found.status]
 
     @property
+    def has_size(self) -> bool:
+        """Whether there is a size, or a word on why there is none."""
+        return bool(self.found.size or self.found.size_note)
+
+    @property
     def change(self) -> str:
         """Change of the size from baseline."""
         return change_text(self.lesion, self.found)
