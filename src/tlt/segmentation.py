@@ -132,7 +132,10 @@ class Surface:
         low = np.maximum(np.floor(index.min(0)).astype(int), 0)
         high = np.minimum(np.ceil(index.max(0)).astype(int) + 1, grid.shape_zyx)
         part = grid.cropped(low, np.maximum(high - low, 1))
-        inside = self.holds(part.index_to_mm(np.moveaxis(np.indices(part.shape_zyx), 0, -1)))
+        plane = np.moveaxis(np.indices((1, *part.shape_zyx[1:])), 0, -1)
+        inside = np.concatenate(  # plane by plane, for a large one fills the memory
+            [self.holds(part.index_to_mm(plane + (z, 0, 0))) for z in range(part.shape_zyx[0])]
+        )
         if not inside.any():
             nearest = np.rint(part.mm_to_index(self.center_mm)).astype(int)
             inside[tuple(np.clip(nearest, 0, np.array(part.shape_zyx) - 1))] = True
