@@ -10,7 +10,7 @@ from fakes import oblique
 
 from tlt.diameters import measure_extent, measure_points, measure_voxels
 from tlt.geometry import Grid
-from tlt.segmentation import directions
+from tlt.surface import directions
 from tlt.volume import Volume
 
 UPRIGHT = Grid((61, 71, 9), (1.0, 1.0, 3.0), (-30.0, -35.0, 100.0))

@@ -25,7 +25,8 @@ from tlt.growing import grow
 from tlt.io.cuts import nearby
 from tlt.io.files import atomic_write
 from tlt.lesion import Lesion, Match
-from tlt.segmentation import Surface, ball_surface
+from tlt.segmentation import ball_surface
+from tlt.surface import Surface
 from tlt.track import Tracker
 from tlt.volume import Volume, to_sitk
 

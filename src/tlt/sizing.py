@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tlt.lesion import Lesion, Match, Size, Status
-from tlt.segmentation import Span, Surface, ball_surface, find_surface, span_within
+from tlt.segmentation import Span, ball_surface, find_surface, span_within
+from tlt.surface import Surface
 from tlt.volume import Volume
 
 KNOWN, UNKNOWN = 1.0, 0.15  # cost of an e-fold change of the radius, squared: baseline, follow-up
