@@ -142,4 +142,6 @@ def test_axes_are_drawn_where_they_lie():
     rows, columns = np.nonzero(below)
     assert np.ptp(columns) == pytest.approx(20 / 80 * 330, abs=3)
     assert np.ptp(rows) == pytest.approx(10 / 80 * 330, abs=3)
+    caption = changed[-54:]
+    assert caption.any()
     assert not changed[:424].any()

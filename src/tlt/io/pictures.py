@@ -276,24 +276,24 @@ def _draw_caption(figure: Figure, match: Match, window: Window) -> None:
     if match.radius_mm is not None:
         words += f", now {match.radius_mm:.1f} mm"
     elif match.center_mm is not None:
-        words += " (dashed: not measured at follow-up)"
+        words += " (dashed: that of the baseline)"
     if match.center_mm is not None:
-        words += "   ·   diamond: prior of the registration"
-    words += _size_words(match)
+        words += "   ·   diamond: prior, where registration alone puts it"
     view = f"{window.name} window, {window.low:.0f} to {window.high:.0f} HU"
     style: dict[str, Any] = {"color": FAINT, "fontsize": 8.5, "va": "center"}
-    figure.text(LEFT / WIDTH, 27 / HEIGHT, words, **style)
-    figure.text(1 - RIGHT / WIDTH, 27 / HEIGHT, view, ha="right", **style)
+    figure.text(LEFT / WIDTH, 36 / HEIGHT, words, **style)
+    figure.text(LEFT / WIDTH, 16 / HEIGHT, _size_words(match), **style)
+    figure.text(1 - RIGHT / WIDTH, 36 / HEIGHT, view, ha="right", **style)
 
 
 def _size_words(match: Match) -> str:
     """The diameters in words, or why there are none."""
     if match.size is None:
-        return f"   ·   size: {match.size_note}" if match.size_note else ""
+        return f"no size: {match.size_note}" if match.size_note else ""
     long, short = match.size.long_axis, match.size.short_axis
     across = "" if short is None else f" x {short.length_mm:.1f}"
-    doubt = " (doubtful)" if match.size.doubtful else ""
-    return f"   ·   lines: {long.length_mm:.1f}{across} mm{doubt}"
+    doubt = f" (dotted: doubtful, {match.size.note})" if match.size.doubtful else ""
+    return _shortened(f"lines: {long.length_mm:.1f}{across} mm{doubt}", 170)
 
 
 def file_name(lesion_id: str, followup: int | None, taken: set[str], kind: str = "lesion") -> str:
