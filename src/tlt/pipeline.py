@@ -92,7 +92,7 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         baseline, followups, lesions = _read(job, progress)
         measure = None
         if job.sizes:
-            lesions, measure = with_sizes(baseline, lesions)
+            lesions, measure = with_sizes(baseline, lesions, progress)
         pairs = track_over_time(tracker, baseline, followups, lesions, progress, measure)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(

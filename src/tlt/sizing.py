@@ -173,13 +173,17 @@ def _cut_off(surface: Surface, volume: Volume) -> bool:
 
 
 def with_sizes(
-    baseline: Volume, lesions: Sequence[Lesion]
+    baseline: Volume, lesions: Sequence[Lesion], progress: Progress | None = None
 ) -> tuple[list[Lesion], Callable[[Match, Volume], Match]]:
     """The lesions, each with its size in the baseline where that can be told, and `measure`.
 
     The baseline is studied once, whatever the number of follow-ups. A size that was given stays.
     """
-    known = {lesion.id: study_baseline(baseline, lesion) for lesion in lesions}
+    known = {}
+    for done, lesion in enumerate(lesions):
+        if progress is not None:
+            progress("measure baseline", done / len(lesions))
+        known[lesion.id] = study_baseline(baseline, lesion)
     sized = [
         lesion if lesion.size is not None else replace(lesion, size=known[lesion.id].size)
         for lesion in lesions

@@ -293,7 +293,7 @@ def _size_words(match: Match) -> str:
     long, short = match.size.long_axis, match.size.short_axis
     across = "" if short is None else f" x {short.length_mm:.1f}"
     doubt = f" (dotted: doubtful, {match.size.note})" if match.size.doubtful else ""
-    return _shortened(f"lines: {long.length_mm:.1f}{across} mm{doubt}", 170)
+    return _shortened(f"lines: {long.length_mm:.1f}{across} mm{doubt}", 145)
 
 
 def file_name(lesion_id: str, followup: int | None, taken: set[str], kind: str = "lesion") -> str:
