@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from conftest import write_dicom_series
 from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
 
@@ -87,10 +88,42 @@ def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, 
     out, err = capsys.readouterr()
     assert max(len(line) for line in out.splitlines()) <= 100
     row = next(line for line in out.splitlines() if line.startswith("L1"))
-    assert " ".join(row.split()) == "L1 nodule found 90 % -16.0 -16.0 -41.0 8.0 11.5"
+    assert (
+        " ".join(row.split()) == "L1 nodule found 90 % -16.0 -16.0 -41.0 8.0 15.8 x 15.8 +0 % 11.5"
+    )
     assert "similarity of the registration 0.88" in out
     assert "read images" in err
     assert "\x1b" not in out + err
+
+
+def test_sizes_reach_every_file_and_can_be_left_out(study, tmp_path, tracker, capsys):
+    output = tmp_path / "out"
+    assert main(arguments(study, output, "--format", "json", "csv", "html", "nifti")) == 0
+    lesion = read_json(output / "result.json").lesions[0]
+    size, before = lesion.followups[0].size, lesion.baseline.size
+    assert size is not None
+    assert before is not None
+    assert not size.doubtful
+    assert size.long_mm == pytest.approx(16, abs=1)
+    assert lesion.followups[0].radius_mm == pytest.approx(size.long_mm / 2, abs=1e-3)
+    header, row = (output / "matches.csv").read_text().splitlines()[:2]
+    assert header.split(",")[-4:] == ["long_mm", "short_mm", "volume_mm3", "size_doubtful"]
+    assert row.split(",")[-4:] == [
+        str(size.long_mm), str(size.short_mm), str(size.volume_mm3), "no",
+    ]  # fmt: skip
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert f"{size.long_mm:.1f} x {size.short_mm:.1f}" in page
+    voxels = load_mask(output / "followup_mask.nii.gz")
+    assert np.count_nonzero(voxels == 1) * 12.0 == pytest.approx(size.volume_mm3, rel=0.15)
+    assert main(arguments(study, tmp_path / "none", "--no-size", "--format", "json", "csv")) == 0
+    lesion = read_json(tmp_path / "none" / "result.json").lesions[0]
+    assert lesion.followups[0].size is lesion.baseline.size is lesion.followups[0].radius_mm is None
+    assert (tmp_path / "none" / "matches.csv").read_text().splitlines()[1].endswith(",,,,")
+
+
+def load_mask(path):
+    """The labels of a mask file."""
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
 def test_short_forms_mean_the_long_ones(study, tmp_path, tracker, capsys):
@@ -311,6 +344,11 @@ def test_a_measured_radius_is_the_next_template():
     fake.track_pair = spy
     pairs = track_over_time(fake, volumes[0], volumes[1:], LESIONS)
     assert seen == [8.0, 3.0]
+    seen.clear()
+    track_over_time(
+        fake, volumes[0], volumes[1:], LESIONS, measure=lambda m, _: replace(m, radius_mm=None)
+    )
+    assert seen == [8.0, 8.0], "what was measured with a doubt is not passed on"
     assert [pair.matches[0].lesion for pair in pairs] == [LESIONS[0], LESIONS[0]]
     assert all(match.status is Status.FOUND for pair in pairs for match in pair.matches)
 

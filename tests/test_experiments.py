@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -103,3 +104,22 @@ def test_simulate_says_what_became_of_its_lesions(cts: Path, tmp_path: Path, cap
 
 def _out(capsys) -> str:
     return capsys.readouterr().out
+
+
+def test_sizes_are_measured_against_the_truth(cts: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "sizes"
+    asked = ["experiment", "sizes", "--data", str(cts), "--output", str(output)]
+    assert main([*asked, "--pairs", "1", "--tracker", "patch"]) == 0
+    text = capsys.readouterr().out
+    assert text == (output / "sizes.md").read_text() + "\n"
+    with (output / "sizes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    methods = {row["method"] for row in rows}
+    assert len(methods) == 4
+    assert len(rows) % 4 == 0
+    same = [row for row in rows if row["method"] == "unchanged from baseline"]
+    assert all(row["long_mm"] == row["before_mm"] for row in same)
+    grown = [float(row["true_mm"]) / float(row["before_mm"]) for row in same if row["true_mm"]]
+    assert 0.3 < min(grown) < max(grown) < 2.6
+    assert f"| unchanged from baseline | {len(grown)} |" in text
+    assert main(asked) == 2

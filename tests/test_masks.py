@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import LAS, LPS, RAS, oblique, torso_grid
 from test_lesions_io import CT, TRUTH, refused
 
 from tlt.io.lesions import read_lesions, sphere_labels, write_labels, write_mask
-from tlt.lesion import Lesion
+from tlt.lesion import Lesion, Match, Status
 from tlt.volume import Volume
 
 
@@ -135,3 +136,24 @@ def test_small_and_overlapping_balls_all_have_voxels() -> None:
     assert np.count_nonzero(labels == 1) == 1
     volume = np.count_nonzero(labels) * np.prod(CT.grid.spacing_mm)
     assert np.isclose(volume, 4 / 3 * np.pi * 40**3, rtol=0.05)
+
+
+def test_a_mask_tells_sizes_and_takes_extents(tmp_path: Path) -> None:
+    grid = torso_grid((60, 50, 20), (1.0, 1.0, 3.0), oblique(10))
+    ct = Volume(np.zeros(grid.shape_zyx, np.int16), grid)
+    labels = np.zeros(grid.shape_zyx, np.uint8)
+    labels[8, 20:24, 10:30] = labels[9, 20:22, 12:20] = 1
+    write_labels(labels, grid, tmp_path / "m.nii.gz")
+    (lesion,) = read_lesions(tmp_path / "m.nii.gz", ct)
+    size = lesion.size
+    assert size is not None
+    assert size.short_axis is not None
+    assert abs(size.long_axis.length_mm - np.hypot(20, 4)) < 0.5
+    assert lesion.radius_mm == pytest.approx(size.long_axis.length_mm / 2)
+    assert size.volume_mm3 == pytest.approx((80 + 16) * 3, rel=1e-4)
+    extent = Volume(labels[7:11, 18:26, 8:32], grid.cropped((7, 18, 8), (4, 8, 24)))
+    match = Match(lesion, Status.FOUND, lesion.center_mm, 0.9, lesion.center_mm, None, size)
+    drawn = sphere_labels([replace(match, extent=extent)], grid)
+    assert np.array_equal(drawn > 0, labels > 0)
+    unsure = replace(match, extent=extent, size=replace(size, doubtful=True))
+    assert not np.array_equal(sphere_labels([unsure], grid) > 0, labels > 0), "a ball"

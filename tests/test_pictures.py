@@ -12,7 +12,7 @@ from fakes import GRID, LESIONS, ball_volume, make_match, make_pair, oblique
 from tlt.geometry import Grid
 from tlt.io.cuts import BONE, LUNG, PLANES, SOFT_TISSUE, choose_window, cut, nearby
 from tlt.io.pictures import draw_match, draw_pictures
-from tlt.lesion import Lesion, Status
+from tlt.lesion import Axis, Lesion, Size, Status
 from tlt.volume import Volume
 
 FIELD_MM = 60.0
@@ -124,3 +124,24 @@ def test_several_followups_are_numbered():
     pair = make_pair([make_match(LESIONS[0])])
     pictures = list(draw_pictures(volume, [volume, volume], [pair, pair]))
     assert [picture.file_name for picture in pictures] == ["lesion_L1_fu1.png", "lesion_L1_fu2.png"]
+
+
+def test_axes_are_drawn_where_they_lie():
+    lesion = LESIONS[1]
+    x, y, z = np.add(lesion.center_mm, (4.0, -6.0, 9.0))
+    size = Size(
+        Axis((x - 10, y, z), (x + 10, y, z)), Axis((x, y - 5, z), (x, y + 5, z)), note="unsure"
+    )
+    volumes = ball_volume(LESIONS), ball_volume(LESIONS, (4.0, -6.0, 9.0))
+    with_lines, without = (
+        matplotlib.image.imread(io.BytesIO(draw_match(*volumes, make_match(lesion, size=one))))
+        for one in (size, None)
+    )
+    changed = np.abs(with_lines - without).max(-1) > 0.1
+    below = changed[424:754, 72:402]  # the axial panel of the follow-up, 80 mm wide
+    rows, columns = np.nonzero(below)
+    assert np.ptp(columns) == pytest.approx(20 / 80 * 330, abs=3)
+    assert np.ptp(rows) == pytest.approx(10 / 80 * 330, abs=3)
+    caption = changed[-54:]
+    assert caption.any()
+    assert not changed[:424].any()

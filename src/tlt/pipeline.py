@@ -43,6 +43,7 @@ class TrackJob:
         sr_profile: of a DICOM SR: ``plain`` or ``ohif``.
         points_in: frame of grand-challenge points, ``lps`` or ``voxel``.
         with_identifiers: keep whole paths in the results.
+        sizes: measure how large each lesion is at follow-up.
     """
 
     baseline: str
@@ -57,6 +58,7 @@ class TrackJob:
     sr_profile: str = "plain"
     points_in: str | None = None
     with_identifiers: bool = False
+    sizes: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def _run(job: TrackJob, report: Progress) -> Result:
 
 def track_study(job: TrackJob, progress: Progress) -> Study:
     """Read the images and the lesions, and track them."""
+    from tlt.sizing import with_sizes
     from tlt.track import Tracker
 
     with _collected_warnings(job) as remarks:
@@ -103,7 +106,10 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
 
             for followup in followups:
                 check_frame(followup)
-        pairs = track_over_time(tracker, baseline, followups, lesions, progress)
+        measure = None
+        if job.sizes:
+            lesions, measure = with_sizes(baseline, lesions, progress)
+        pairs = track_over_time(tracker, baseline, followups, lesions, progress, measure)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
         baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tlt.track import PairResult, Tracker
 
 Progress = Callable[[str, float], None]
+Measure = Callable[[Match, Volume], Match]
 
 
 def in_time_order(baseline: Volume, followups: Sequence[Volume]) -> list[Volume]:
@@ -43,8 +44,11 @@ def track_over_time(
     followups: Sequence[Volume],
     lesions: Sequence[Lesion],
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> list[PairResult]:
     """What was found in each follow-up, in the order given; matches in the order of the lesions.
+
+    ``measure`` adds the size to a match; the next follow-up starts from it if it is not doubtful.
 
     Raises:
         InputError: one of them cannot be tracked; the message names it.
@@ -59,6 +63,8 @@ def track_over_time(
         except InputError as error:
             name = Path(followup.path).name if followup.path else ""
             raise InputError(f"follow-up {number} {name}".rstrip() + f": {error}") from error
+        if measure is not None:
+            pair = _measured(pair, followup, measure, stages)
         for match in pair.matches:
             if match.status is Status.FOUND:
                 templates[match.lesion.id] = (followup, _as_template(match))
@@ -102,6 +108,18 @@ def _track_to(
         ),
         seconds=sum(part.seconds for part in parts),
     )
+
+
+def _measured(
+    pair: PairResult, followup: Volume, measure: Measure, progress: Progress | None
+) -> PairResult:
+    """The pair with a size for every match that can have one."""
+    matches = []
+    for done, match in enumerate(pair.matches):
+        if progress is not None:
+            progress("measure", done / len(pair.matches))
+        matches.append(measure(match, followup))
+    return replace(pair, matches=matches)
 
 
 def _as_template(match: Match) -> Lesion:

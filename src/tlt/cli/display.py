@@ -13,7 +13,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from tlt.io.results import LesionAtFollowup, LesionResult, Result, share
+from tlt.io.results import (
+    LesionAtFollowup,
+    LesionResult,
+    Result,
+    change_text,
+    diameters_text,
+    share,
+)
 from tlt.lesion import Status
 
 STATUS_STYLE = {
@@ -106,7 +113,7 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
     if several:
         table.add_column("Follow-up", justify="right")
     table.add_column("Status")
-    for name in ("Confidence", "x", "y", "z", "Radius", "From prior"):
+    for name in ("Confidence", "x", "y", "z", "Radius", "Size", "Change", "From prior"):
         table.add_column(name, justify="right", no_wrap=True)
     if errors_mm is not None:
         table.add_column("True error", justify="right", no_wrap=True)
@@ -127,7 +134,12 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
 
 def _caption(result: Result) -> list[str]:
     """What the columns mean, and which follow-up is which with its registration."""
-    lines = ["mm; x, y, z in LPS; radius at baseline, and at follow-up if measured"]
+    lines = ["mm; x, y, z in LPS; radius at baseline"]
+    sizes = [f.size for lesion in result.lesions for f in lesion.followups]
+    if any(size is not None for size in sizes):
+        lines.append("size: long x short axis at follow-up, and its change from baseline")
+    if any(size is not None and size.doubtful for size in sizes):
+        lines.append("? a doubtful size; the report says why")
     for number, followup in enumerate(result.followups, 1):
         named = f"{number} = {followup.path}, " if len(result.followups) > 1 else ""
         similarity = share(followup.registration.similarity)
@@ -144,13 +156,16 @@ def _cells(lesion: LesionResult, found: LesionAtFollowup) -> list[Text]:
     unseen = found.status is Status.OUTSIDE_FOV
     center = found.center_mm or (None, None, None)
     radius = _mm(lesion.baseline.radius_mm)
-    if found.radius_mm is not None:
+    if found.radius_mm is not None and found.size is None:
         radius += f", {_mm(found.radius_mm)}"
+    doubtful = found.size is not None and found.size.doubtful
     return [
         Text(found.status.value.replace("_", " "), style=style),
         Text("-" if unseen else f"{100 * found.confidence:.0f} %", style=style),
         *(Text(_mm(value)) for value in center),
         Text(radius),
+        Text(diameters_text(found.size), style="yellow" if doubtful else ""),
+        Text(change_text(lesion, found)),
         Text(_mm(found.prior_distance_mm)),
     ]
 

@@ -126,6 +126,33 @@ def calibrate(
 
 
 @app.command()
+def sizes(
+    data: Data,
+    output: Output,
+    pairs: Annotated[int, typer.Option(metavar="N", min=1, help="Simulated pairs.")] = 20,
+    seed: Seed = 2022,
+    tracker: Annotated[str, typer.Option(metavar="NAME", help="What finds the lesions.")] = "tlt",
+    model: Model = None,
+) -> None:
+    """Sizes at follow-up against the truth: sizes.csv and sizes.md in a new folder."""
+    from tlt.errors import UsageError
+    from tlt.io.files import atomic_write
+    from tlt.io.output import check_writable
+    from tlt.size_experiment import SizeRow, run_sizes, size_table, write_size_rows
+    from tlt.track import Tracker
+
+    if (output / "sizes.csv").exists():
+        raise UsageError(f"{output}: holds sizes (sizes.csv); choose another --output")
+    check_writable(output)
+    rows: list[SizeRow] = []
+    for row in run_sizes(data, pairs, seed, Tracker.load(tracker, model, "cpu"), _say):
+        rows.append(row)
+        write_size_rows(rows, output / "sizes.csv")
+    atomic_write(output / "sizes.md", size_table(rows))
+    print(size_table(rows))
+
+
+@app.command()
 def attention(
     baseline: Annotated[Path, typer.Option(metavar="PATH", help="CT with the lesions.")],
     lesions: Annotated[Path, typer.Option(metavar="FILE", help="The lesions in it.")],

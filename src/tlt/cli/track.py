@@ -111,6 +111,9 @@ def track(
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Keep whole paths in the results.")
     ] = False,
+    no_size: Annotated[
+        bool, typer.Option("--no-size", help="Do not measure the lesions' diameters.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="More on stderr, and tracebacks.")
@@ -151,6 +154,7 @@ def track(
         sr_profile=sr_profile or "plain",
         points_in=points_in,
         with_identifiers=with_identifiers,
+        sizes=not no_size,
     )
     with Display(quiet=quiet, verbose=verbose) as display:
         result = run_track(job, display)

@@ -137,14 +137,19 @@ def paint_lesion(hu: Tensor, points_mm: Tensor, lesion: InsertedLesion) -> None:
         return
     offset = offset[near]
     distance = offset.norm(dim=-1)
-    direction = offset / distance.clamp(min=1e-3)[..., None]
-    surface = torch.ones_like(distance)
-    for *axis, amplitude, phase in np.reshape(lesion.lobes, (3, 5)).tolist():
-        surface += amplitude * torch.sin(direction @ torch.tensor(axis) + phase)
-    share = torch.sigmoid(2 * (lesion.radius_mm * surface - distance) / lesion.edge_mm)
+    share = torch.sigmoid(2 * (surface_mm(lesion, offset) - distance) / lesion.edge_mm)
     core = torch.sigmoid((0.5 * lesion.radius_mm - distance) / lesion.edge_mm)
     density = lesion.hu + lesion.core_hu * core
     hu[near] = hu[near] * (1 - share) + density * share
+
+
+def surface_mm(lesion: InsertedLesion, offset_mm: Tensor) -> Tensor:
+    """How far from its centre the surface of a lesion lies towards offsets (..., 3): (...,) mm."""
+    direction = offset_mm / offset_mm.norm(dim=-1).clamp(min=1e-3)[..., None]
+    surface = torch.ones(direction.shape[:-1])
+    for *axis, amplitude, phase in np.reshape(lesion.lobes, (3, 5)).tolist():
+        surface += amplitude * torch.sin(direction @ torch.tensor(axis) + phase)
+    return lesion.radius_mm * surface
 
 
 def contrasted(hu: Tensor, scan: Scan, enhancement_hu: Tensor | None) -> Tensor:

@@ -296,7 +296,7 @@ def _row(segment: Dataset, index: NDArray, where: str, grid: Grid) -> Row:
     mask = np.zeros(high - low, np.uint8)
     mask[tuple((index - low).T)] = 1
     extent = Volume(mask, grid.cropped(low, high - low))
-    center, radius = measure_mask(extent)
+    center, size = measure_mask(extent)
     id_ = str(segment.get("TrackingID") or "").strip()
     label = str(segment.get("SegmentLabel") or "").strip()
     sites = segment.get("AnatomicRegionSequence") or []
@@ -305,10 +305,11 @@ def _row(segment: Dataset, index: NDArray, where: str, grid: Grid) -> Row:
         where=where,
         id=id_,
         center_mm=center,
-        radius_mm=radius,
+        radius_mm=size.long_axis.length_mm / 2,
         label=label[len(id_) :].strip() if id_ and label.startswith(id_) else label,
         tracking_uid=str(segment.get("TrackingUID") or ""),
         site="" if nodal or not sites else str(sites[0].get("CodeMeaning") or ""),
         nodal=nodal,
+        size=size,
         extent=extent,
     )

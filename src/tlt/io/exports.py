@@ -29,19 +29,7 @@ def write_study(
 ) -> None:
     """Write the formats into an existing folder.
 
-    ============== ======================================================================
-    json           ``result.json``
-    csv            ``matches.csv``
-    html           ``report.html``, pictures included
-    png            ``lesion_<id>.png``, a picture a lesion
-    mrk            ``followup.mrk.json``, points and diameters for 3D Slicer
-    nifti          ``followup_mask.nii.gz``, the extent or a ball of each lesion
-    points         ``followup_points.json`` for grand-challenge, ``followup_points.csv``
-    dicom-sr       ``followup_sr.dcm``; ``baseline_sr.dcm`` where the baseline is DICOM
-    dicom-seg      ``followup_seg.dcm``, the extents; not where no lesion has one
-    dicom-rtstruct ``followup_rtstruct.dcm``, outlines of the extents or balls
-    ============== ======================================================================
-
+    ============== ===============================================================
     With several follow-ups the files of each carry its number: ``followup2.mrk.json``. What could
     not be written is added to the result's warnings.
     """

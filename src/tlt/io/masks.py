@@ -10,14 +10,13 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
+from tlt.diameters import measure_voxels
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io.images import read_image, write_image
 from tlt.io.lesion_rows import Row, placed
-from tlt.lesion import Lesion, Match
+from tlt.lesion import Lesion, Match, Size
 from tlt.volume import Volume, grid_of, to_sitk
 
 MAX_INSTANCES = 1000
@@ -55,11 +54,11 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
     rows = []
     for value in values:
         name = f"L{value}" if split else str(value)
-        center, radius = _measure(labels, value, boxes[value - 1], grid)
-        where = f"{path}: label {value}"
-        label = "" if split else names.get(value, "")
+        center, size = _measure(labels, value, boxes[value - 1], grid)
+        where, label = f"{path}: label {value}", "" if split else names.get(value, "")
         extent = _cut_out(labels, value, boxes[value - 1], grid)
-        rows.append(Row(where, name, center, radius, label, extent=extent))
+        radius = size.long_axis.length_mm / 2
+        rows.append(Row(where, name, center, radius, label, size=size, extent=extent))
     large = [f"{r.id} ({r.radius_mm:.0f} mm)" for r in rows if (r.radius_mm or 0) > LARGE_MM]
     if large:
         log.warning(
@@ -71,16 +70,15 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
 def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.uint16]:
     """A label array (D, H, W): a match's extent, else a ball, of each lesion; smaller ones on top.
 
-    A ball has at least one voxel. The integer is the lesion's id where all ids are whole numbers
-    from 1, else its place in the list, from 1. Lesions outside the grid, and matches that were not
-    found, are left out.
+    A match whose extent is not in doubt is drawn as that; a ball has at least one voxel. The
+    integer is the lesion's id where all ids are whole numbers from 1, else its place in the list,
+    from 1. Lesions outside the grid, and matches that were not found, are left out.
     """
     ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
     whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
     labels = np.zeros(grid.shape_zyx, np.uint16)
     for count, lesion in sorted(placed(lesions), key=lambda pair: -pair[1].radius_mm):
-        value, item = int(lesion.id) if whole else count, lesions[count - 1]
-        extent = item.extent if isinstance(item, Match) else None
+        value, extent = int(lesion.id) if whole else count, _extent(lesions[count - 1])
         part = on_grid(extent, grid) if extent is not None else None
         if part is not None:
             z, y, x = np.round(grid.mm_to_index(part.grid.origin_mm)).astype(int)
@@ -91,8 +89,14 @@ def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.u
     return labels
 
 
+def _extent(item: Lesion | Match) -> Volume | None:
+    """What of an item was outlined well enough to be drawn."""
+    doubtful = isinstance(item, Match) and item.size is not None and item.size.doubtful
+    return None if isinstance(item, Lesion) or doubtful else item.extent
+
+
 def write_mask(lesions: Sequence[Lesion | Match], grid: Grid, path: str | os.PathLike[str]) -> None:
-    """Write lesions as balls on a grid, as `sphere_labels` draws them (.nii.gz, .nrrd, .mha)."""
+    """Write lesions on a grid as `sphere_labels` draws them (.nii.gz, .nrrd, .mha)."""
     write_labels(sphere_labels(lesions, grid), grid, path)
 
 
@@ -101,8 +105,8 @@ def write_labels(labels: NDArray, grid: Grid, path: str | os.PathLike[str]) -> N
     write_image(to_sitk(Volume(np.ascontiguousarray(labels, np.uint16), grid)), path)
 
 
-def measure_mask(extent: Volume) -> tuple[NDArray, float]:
-    """LPS centroid of a mask's voxels, and half their longest extent (mm) in one axial slice."""
+def measure_mask(extent: Volume) -> tuple[NDArray, Size]:
+    """LPS centroid of a mask's voxels, and their size."""
     whole = tuple(slice(0, n) for n in extent.voxels.shape)
     return _measure(extent.voxels, 1, whole, extent.grid)
 
@@ -181,30 +185,10 @@ def _segment_names(image: sitk.Image) -> dict[int, str]:
 
 def _measure(
     labels: NDArray, value: int, box: tuple[slice, ...], grid: Grid
-) -> tuple[NDArray, float]:
-    """LPS centroid and radius in mm of one label within its bounding box."""
+) -> tuple[NDArray, Size]:
+    """LPS centroid and size of one label within its bounding box."""
     index = np.argwhere(labels[box] == value) + [part.start for part in box]
-    center = grid.index_to_mm(index.mean(0))
-    along_z = np.abs(np.array(grid.direction).reshape(3, 3)[2])[::-1]
-    upright = int(along_z.argmax())
-    longest = max(
-        _longest_mm(index[index[:, upright] == level], upright, grid)
-        for level in np.unique(index[:, upright])
-    )
-    return center, longest / 2
-
-
-def _longest_mm(index_zyx: NDArray, upright: int, grid: Grid) -> float:
-    """Longest distance between the faces of the voxels of one slice."""
-    faces = []
-    for axis in range(3):
-        if axis != upright:
-            half = 0.5 * np.eye(3)[axis]
-            faces += [index_zyx - half, index_zyx + half]
-    points = grid.index_to_mm(np.concatenate(faces))
-    first, second = (2 - axis for axis in range(3) if axis != upright)
-    plane = points @ np.array(grid.direction).reshape(3, 3)[:, [first, second]]
-    return float(pdist(plane[ConvexHull(plane).vertices]).max())
+    return grid.index_to_mm(index.mean(0)), measure_voxels(index, grid)
 
 
 def _paint(labels: NDArray, lesion: Lesion, value: int, grid: Grid) -> None:

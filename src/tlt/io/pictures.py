@@ -155,6 +155,7 @@ def _draw_marks(figure: Figure, match: Match, field_mm: float) -> None:
         _draw_target(figure, below, color, radius_mm, field_mm, dashed)
         prior = plane.offset(match.center_mm, match.prior_center_mm)
         _draw_prior(figure, below, prior, field_mm)
+    _draw_sizes(figure, match, field_mm)
 
 
 def _panel_mm(row: int, column: int, field_mm: float) -> Affine2D:
@@ -182,6 +183,27 @@ def _draw_target(
     reach = min(gap + 0.14 * field_mm, 0.9 * half)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         figure.add_artist(Line2D([x * gap, x * reach], [y * gap, y * reach], lw=1.1, **style))
+
+
+def _draw_sizes(figure: Figure, match: Match, field_mm: float) -> None:
+    """Long and short axis in the axial panels, each where it lies; dotted if doubtful."""
+    lesion, plane = match.lesion, PLANES[0]
+    rows = (
+        (lesion.center_mm, lesion.size, BASELINE_COLOR),
+        (match.center_mm, match.size, STATUS_COLOR[match.status]),
+    )
+    for row, (center, size, color) in enumerate(rows):
+        if center is None or size is None:
+            continue
+        style: dict[str, Any] = {"color": color, "lw": 0.9, "ls": ":" if size.doubtful else "-"}
+        style["transform"] = _panel_mm(row, 0, field_mm)
+        for axis in (size.long_axis, size.short_axis):
+            if axis is None:
+                continue
+            ends = [plane.offset(center, end) for end in (axis.start_mm, axis.end_mm)]
+            if max(abs(v) for end in ends for v in end) < field_mm / 2:
+                xs, ys = zip(*ends, strict=True)
+                figure.add_artist(Line2D(xs, ys, **style))
 
 
 def _draw_prior(
@@ -254,13 +276,24 @@ def _draw_caption(figure: Figure, match: Match, window: Window) -> None:
     if match.radius_mm is not None:
         words += f", now {match.radius_mm:.1f} mm"
     elif match.center_mm is not None:
-        words += " (dashed: not measured at follow-up)"
+        words += " (dashed: that of the baseline)"
     if match.center_mm is not None:
         words += "   ·   diamond: prior, where registration alone puts it"
     view = f"{window.name} window, {window.low:.0f} to {window.high:.0f} HU"
     style: dict[str, Any] = {"color": FAINT, "fontsize": 8.5, "va": "center"}
-    figure.text(LEFT / WIDTH, 27 / HEIGHT, words, **style)
-    figure.text(1 - RIGHT / WIDTH, 27 / HEIGHT, view, ha="right", **style)
+    figure.text(LEFT / WIDTH, 36 / HEIGHT, words, **style)
+    figure.text(LEFT / WIDTH, 16 / HEIGHT, _size_words(match), **style)
+    figure.text(1 - RIGHT / WIDTH, 36 / HEIGHT, view, ha="right", **style)
+
+
+def _size_words(match: Match) -> str:
+    """The diameters in words, or why there are none."""
+    if match.size is None:
+        return f"no size: {match.size_note}" if match.size_note else ""
+    long, short = match.size.long_axis, match.size.short_axis
+    across = "" if short is None else f" x {short.length_mm:.1f}"
+    doubt = f" (dotted: doubtful, {match.size.note})" if match.size.doubtful else ""
+    return _shortened(f"lines: {long.length_mm:.1f}{across} mm{doubt}", 145)
 
 
 def file_name(lesion_id: str, followup: int | None, taken: set[str], kind: str = "lesion") -> str:

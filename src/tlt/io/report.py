@@ -13,7 +13,14 @@ from jinja2 import Environment, StrictUndefined
 
 from tlt.io.files import atomic_write
 from tlt.io.pictures import STATUS_WORDS, Picture
-from tlt.io.results import LesionAtFollowup, LesionResult, Result, share
+from tlt.io.results import (
+    LesionAtFollowup,
+    LesionResult,
+    Result,
+    change_text,
+    diameters_text,
+    share,
+)
 from tlt.lesion import Status
 
 
@@ -31,6 +38,21 @@ class Row:
     def status(self) -> str:
         """The status in words."""
         return STATUS_WORDS[self.found.status]
+
+    @property
+    def has_size(self) -> bool:
+        """Whether there is a size, or a word on why there is none."""
+        return bool(self.found.size or self.found.size_note)
+
+    @property
+    def change(self) -> str:
+        """Change of the size from baseline."""
+        return change_text(self.lesion, self.found)
+
+    @property
+    def size_note(self) -> str:
+        """What to know of the size: why it is doubtful, or why there is none."""
+        return self.found.size_note if self.found.size is None else self.found.size.note
 
 
 def write_report(
@@ -50,6 +72,7 @@ def render_report(
     environment.filters["mm"] = _mm
     environment.filters["point"] = _point
     environment.filters["share"] = share
+    environment.filters["diameters"] = diameters_text
     source = files("tlt").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     rows = report_rows(result, pictures)
     created = created or datetime.now(timezone.utc)

@@ -251,6 +251,10 @@ CSV_COLUMNS = (
     "baseline_y",
     "baseline_z",
     "baseline_radius_mm",
+    "long_mm",
+    "short_mm",
+    "volume_mm3",
+    "size_doubtful",
 )
 
 
@@ -288,7 +292,35 @@ def _csv_row(lesion: LesionResult, number: int) -> list[object]:
         "" if found.prior_distance_mm is None else found.prior_distance_mm,
         *lesion.baseline.center_mm,
         lesion.baseline.radius_mm,
+        *_csv_size(found.size),
     ]
+
+
+def _csv_size(size: SizeFacts | None) -> list[object]:
+    if size is None:
+        return ["", "", "", ""]
+    short, volume = size.short_mm, size.volume_mm3
+    blank = [size.long_mm, "" if short is None else short, "" if volume is None else volume]
+    return [*blank, "yes" if size.doubtful else "no"]
+
+
+def diameters_text(size: SizeFacts | None) -> str:
+    """Long x short axis in mm as people read it; ``?`` marks what is doubtful."""
+    if size is None:
+        return "-"
+    short = "" if size.short_mm is None else f" x {size.short_mm:.1f}"
+    return f"{size.long_mm:.1f}{short}{' ?' if size.doubtful else ''}"
+
+
+def change_text(lesion: LesionResult, found: LesionAtFollowup) -> str:
+    """Change of the long axis from baseline in percent; of the short axis for a node."""
+    before, after = lesion.baseline.size, found.size
+    if before is None or after is None:
+        return "-"
+    old, new = before.long_mm, after.long_mm
+    if lesion.nodal and before.short_mm and after.short_mm:
+        old, new = before.short_mm, after.short_mm
+    return f"{100 * (new / old - 1):+.0f} %" if old else "-"
 
 
 def _path(volume: Volume, whole: bool, among: Sequence[Volume] = ()) -> str:
