@@ -14,10 +14,12 @@ from hypothesis.extra.numpy import arrays
 from tlt.geometry import AffineTransform, Grid
 
 mm = st.floats(-500, 500)
+# SimpleITK's own inverse gives NaN for cosines below the smallest normal number.
+degrees = st.floats(-180, 180).map(lambda value: round(value, 6))
 directions = st.one_of(
     st.sampled_from([LPS, RAS, LAS, (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)]),
     st.builds(
-        oblique, st.floats(-180, 180), st.tuples(*[st.floats(0.1, 1)] * 3)
+        oblique, degrees, st.tuples(*[st.floats(0.1, 1)] * 3)
     ),
 )  # fmt: skip
 grids = st.builds(
