@@ -245,6 +245,7 @@ def test_axes_are_drawn_by_clicks_and_shown_with_their_length(browser, folder):
     page.keyboard.press("n")
     page.keyboard.press("d")
     x, y, z = truth_mm("L1")
+    leaf_to(page, z)  # its slice is on its way; clicks count in what is seen
     # The short one first: the longer of the two is the long axis.
     for dx, dy in ((0.0, -5.0), (0.0, 5.0), (-8.0, 0.0), (8.0, 0.0)):
         page.mouse.click(*drawn(page, (x + dx, y + dy, z)))
