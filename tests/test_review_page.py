@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,9 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from reviewed import make_folder, truth_mm
 
+import tlt
 from tlt.io.results import Result, read_json
 from tlt.lesion import Role, Status
 
@@ -25,6 +29,7 @@ FLAGS = [
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--ignore-gpu-blocklist", "--disable-background-networking", "--disable-component-update"),
 ]
+VIEW_3D = Path(tlt.__file__).parent / "review" / "static" / "niivue" / "view3d.js"
 TIMEOUT_MS = 20_000  # the machine may be busy
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get("TLT_TEST_ALL") != "1", reason="needs chromium"
@@ -280,6 +285,28 @@ def test_the_second_visit_is_decided_by_itself_and_moved_by_keys_alone(browser, 
     assert math.dist(second.center_mm, truth_mm("L2")) < 0.1
     page.keyboard.press("[")
     page.wait_for_selector("#decided:has-text('0 of 3')")
+    assert page.errors == []
+    server.end()
+
+
+@pytest.mark.skipif(
+    not VIEW_3D.is_file() and os.environ.get("TLT_TEST_ALL") != "1", reason="needs make web"
+)
+def test_three_planes_show_both_images_with_the_patients_right_on_the_left(browser, folder):
+    server = Server(folder)
+    page = opened(browser, server.url)
+    page.keyboard.press("n")
+    page.click("#open-3d")
+    page.wait_for_selector("#view3d-state:has-text('Reduced in size')")
+    page.wait_for_timeout(500)
+    for name in ("baseline", "followup"):
+        picture = Image.open(io.BytesIO(page.locator(f"#gl-{name}").screenshot())).convert("L")
+        voxels = np.asarray(picture)
+        assert 0.1 < (voxels > 20).mean() < 0.9  # the body, and black around it
+        # Below lies the axial slice; tissue grows brighter to the patient's left.
+        row = voxels[int(0.9 * len(voxels))]
+        tissue = row[row > 20]
+        assert tissue[-40:].mean() > tissue[:40].mean() + 5
     assert page.errors == []
     server.end()
 
