@@ -11,11 +11,11 @@ from pathlib import Path
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
 from tlt.io.output import names_in, staged
-from tlt.io.results import LesionResult, Result, size_of, write_csv, write_json
+from tlt.io.results import Result, write_csv, write_json
 from tlt.io.sources import read_sources, save_sources
-from tlt.lesion import Lesion, Match
 from tlt.pipeline import WRITTEN, Study
 from tlt.review.shelf import Shelf
+from tlt.review.told import lesion_of, match_of
 
 TEXT_FORMATS = ("json", "csv")  # they need no image
 # Title and content of a format on the page; one that is missing here is shown by its name.
@@ -102,37 +102,6 @@ def reviewed_study(result: Result, shelf: Shelf) -> Study:
         pairs.append(PairResult(matches, registration, followup.seconds, [None] * len(matches)))
     volumes = [shelf.stack(number).volume for number in range(len(shelf))]
     return Study(volumes[0], volumes[1:], pairs, result)
-
-
-def lesion_of(told: LesionResult) -> Lesion:
-    """The lesion that a result tells of."""
-    size = told.baseline.size
-    return Lesion(
-        id=told.id,
-        center_mm=told.baseline.center_mm,
-        radius_mm=told.baseline.radius_mm,
-        label=told.label,
-        tracking_uid=told.tracking_uid,
-        size=None if size is None else size_of(size),
-        site=told.site,
-        nodal=told.nodal,
-        role=told.role,
-    )
-
-
-def match_of(told: LesionResult, lesion: Lesion, followup: int) -> Match:
-    """The match that a result tells of in a follow-up, numbered from 1."""
-    found = told.followups[followup - 1]
-    return Match(
-        lesion=lesion,
-        status=found.status,
-        center_mm=found.center_mm,
-        confidence=found.confidence,
-        prior_center_mm=found.prior_center_mm,
-        radius_mm=found.radius_mm,
-        size=None if found.size is None else size_of(found.size),
-        size_note=found.size_note,
-    )
 
 
 def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:
