@@ -14,10 +14,12 @@ from tlt.io.output import names_in, staged
 from tlt.io.results import Result, write_csv, write_json
 from tlt.io.sources import read_sources, save_sources
 from tlt.pipeline import WRITTEN, Study
+from tlt.review.outlines import Outlines
 from tlt.review.shelf import Shelf
 from tlt.review.told import lesion_of, match_of
 
 TEXT_FORMATS = ("json", "csv")  # they need no image
+DRAWN_FORMATS = ("nifti", "dicom-seg", "dicom-rtstruct")  # they draw the extent of a lesion
 # Title and content of a format on the page; one that is missing here is shown by its name.
 CONTENT = {
     "json": ("JSON", "result.json: everything, for programs"),
@@ -48,18 +50,25 @@ PATTERNS = {
 
 
 def write_reviewed(
-    result: Result, shelf: Shelf, folder: Path, formats: Sequence[str], as_of: float
+    result: Result,
+    shelf: Shelf,
+    folder: Path,
+    formats: Sequence[str],
+    as_of: float,
+    sr_profile: str | None = None,
 ) -> list[str]:
     """Write the formats, and anew all those that the folder has; the names of the files.
 
     All appear together, or none does; nothing is removed. ``as_of`` becomes the time of the files:
-    when the decisions in them were read. Without the images only JSON and CSV can be written; then
+    when the decisions in them were read. ``sr_profile`` is that of the DICOM SR, by default the one
+    that the folder has. Without the images only JSON and CSV can be written; then
     the others are left as they are.
 
     Raises:
         InputError: an image is missing for a format that needs it, or the folder is closed.
     """
     sources = read_sources(folder)
+    sources = replace(sources, sr_profile=sr_profile or sources.sr_profile)
     there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
     chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
     texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
@@ -69,7 +78,8 @@ def write_reviewed(
         else:
             from tlt.io.exports import write_study  # it draws with matplotlib
 
-            write_study(reviewed_study(result, shelf), fresh, chosen, _unseen)
+            study = reviewed_study(result, shelf, extents=bool(set(chosen) & set(DRAWN_FORMATS)))
+            write_study(study, fresh, chosen, _unseen, sources.sr_profile)
             save_sources(replace(sources, formats=chosen), fresh)
         names = sorted(path.name for path in fresh.iterdir())
         for name in names:
@@ -79,11 +89,17 @@ def write_reviewed(
     return [name for name in names if not name.startswith(".")]
 
 
-def reviewed_study(result: Result, shelf: Shelf) -> Study:
-    """The study that a result tells of, as `tlt track` had it, with the images."""
+def reviewed_study(result: Result, shelf: Shelf, extents: bool = False) -> Study:
+    """The study that a result tells of, as `tlt track` had it, with the images.
+
+    With ``extents`` lesions are outlined again where the program measured them: a result has no
+    room for voxels.
+    """
     from tlt.registration.result import Registration
     from tlt.track import PairResult
 
+    volumes = [shelf.stack(number).volume for number in range(len(shelf))]
+    outlines = Outlines(lambda: volumes[0])
     lesions = [lesion_of(lesion) for lesion in result.lesions]
     pairs = []
     for number, followup in enumerate(result.followups, 1):
@@ -99,8 +115,9 @@ def reviewed_study(result: Result, shelf: Shelf) -> Study:
             match_of(told, lesion, number)
             for told, lesion in zip(result.lesions, lesions, strict=True)
         ]
+        if extents:
+            matches = [outlines.with_extent(match, volumes[number]) for match in matches]
         pairs.append(PairResult(matches, registration, followup.seconds, [None] * len(matches)))
-    volumes = [shelf.stack(number).volume for number in range(len(shelf))]
     return Study(volumes[0], volumes[1:], pairs, result)
 
 

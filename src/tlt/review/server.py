@@ -50,9 +50,10 @@ class Undo(BaseModel):
 
 
 class Export(BaseModel):
-    """The formats to write."""
+    """The formats to write; the profile of the DICOM SR, where it is to change."""
 
     formats: list[str] = Field(min_length=1, max_length=50)
+    sr_profile: str | None = Field(None, max_length=20)
 
 
 def make_app(review: Review, guard: Guard, reader: str = "") -> FastAPI:
@@ -169,7 +170,8 @@ def _deciding(app: FastAPI, review: Review) -> None:
 
     @app.post("/api/export")
     def export(wish: Export) -> dict[str, Any]:
-        return {"files": review.export(wish.formats), "folder": review.folder.name}
+        files = review.export(wish.formats, wish.sr_profile)
+        return {"files": files, "folder": review.folder.name}
 
 
 def _error(code: int, message: str) -> Response:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tlt.errors import InputError, TltError
 from tlt.geometry import Triple
 from tlt.io.cuts import choose_window
+from tlt.io.dicom_sr_write import PROFILES as SR_PROFILES
 from tlt.io.output import names_in
 from tlt.io.results import LesionResult, Result, SizeFacts, read_json, write_json
 from tlt.io.sources import read_sources
@@ -117,15 +118,22 @@ class Review:
                 result = corrected(self.original, replay(events))
                 write_json(result, self.folder / "result.json")
 
-    def export(self, formats: Sequence[str]) -> list[str]:
-        """Write the formats, and anew what the folder has of others; the names of the files."""
+    def export(self, formats: Sequence[str], sr_profile: str | None = None) -> list[str]:
+        """Write the formats, and anew what the folder has of others; the names of the files.
+
+        ``sr_profile`` is that of the DICOM SR; by default the one that the folder has.
+        """
+        if sr_profile not in (None, *SR_PROFILES):
+            raise InputError(f"SR profile '{sr_profile}': use one of {', '.join(SR_PROFILES)}")
         unknown = [name for name in formats if name not in self.formats]
         if unknown:
             raise InputError(f"format '{unknown[0]}': use some of {', '.join(self.formats)}")
         with self._export_lock:
             # Pictures take their time: decisions are saved meanwhile, and make these files older.
             as_of = time.time()
-            names = write_reviewed(self.result(), self.shelf, self.folder, formats, as_of)
+            names = write_reviewed(
+                self.result(), self.shelf, self.folder, formats, as_of, sr_profile
+            )
         self.publish()
         return names
 
@@ -254,7 +262,8 @@ class Review:
         return [name for name in others if (self.folder / name).stat().st_mtime < last]
 
     def _exports(self, events: Sequence[Event]) -> dict[str, Any]:
-        there = read_sources(self.folder).formats
+        sources = read_sources(self.folder)
+        there = sources.formats
         files = self.files()
         return {
             "formats": [
@@ -265,6 +274,8 @@ class Review:
             "stale": self._older(files, events),
             "files": files,
             "text_formats": TEXT_FORMATS,
+            "sr_profiles": SR_PROFILES,
+            "sr_profile": sources.sr_profile,
         }
 
 

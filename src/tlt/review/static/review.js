@@ -13,6 +13,7 @@ let state = null;
 let windowsOfLesions = {};
 let chosen = null;       // id of the lesion
 let followup = 1;
+let srProfile = null;    // as chosen on this page
 let reader = localStorage.getItem("tlt-reader") || "";
 
 /** What both panes share; a pane calls its on… functions. */
@@ -205,6 +206,7 @@ function showExports() {
     const control = button(format.title, () => exportFormats([format.name], control));
     control.setAttribute("aria-label", `Export ${format.title}: ${format.content}`);
     item.append(control, span("faint", format.content));
+    if (format.name === "dicom-sr") item.append(profileChoice());
     return item;
   }));
   $("files").replaceChildren(...files.map((name) => {
@@ -214,6 +216,17 @@ function showExports() {
     item.append(link, span("faint", stale.includes(name) ? " (older)" : ""));
     return item;
   }));
+}
+
+/** Which form the DICOM SR has; the next export of any format writes it so. */
+function profileChoice() {
+  const { sr_profile, sr_profiles } = state.exports, words = { plain: "exact points", ohif: "for OHIF, editable" };
+  const made = document.createElement("select");
+  made.id = "sr-profile";
+  made.setAttribute("aria-label", "Profile of the DICOM SR");
+  made.append(...sr_profiles.map((name) => new Option(words[name] ?? name, name, false, name === (srProfile ?? sr_profile))));
+  made.addEventListener("change", () => { srProfile = made.value; });
+  return made;
 }
 
 function showWarnings() {
@@ -455,7 +468,7 @@ async function exportFormats(formats, control) {
   control.disabled = true;
   $("export-state").textContent = "writing …";
   try {
-    const answer = await send("/api/export", { formats });
+    const answer = await send("/api/export", { formats, sr_profile: srProfile });
     show(await readState());
     say(`written: ${answer.files.length} files in ${answer.folder}`);
     $("export-state").textContent = `Written: ${answer.files.length} files in the folder ${answer.folder}.`;
