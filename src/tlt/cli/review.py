@@ -56,7 +56,8 @@ def review(
 
     name = reader_name(reader) if reader else ""
     outlines = Outlines(lambda: opened.shelf.stack(0).volume)
-    opened = Review(folder, baseline, followup or (), FORMATS, measure=outlines.size)
+    formats = (*FORMATS, "recist")
+    opened = Review(folder, baseline, followup or (), formats, measure=outlines.size)
     try:
         serve(opened, port, name, not no_browser, _tell)
     finally:

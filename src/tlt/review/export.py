@@ -10,22 +10,28 @@ from pathlib import Path
 
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
+from tlt.io.files import atomic_write
 from tlt.io.output import names_in, staged
 from tlt.io.results import Result, write_csv, write_json
 from tlt.io.sources import read_sources, save_sources
 from tlt.pipeline import WRITTEN, Study
+from tlt.recist.entries import ENTRIES, to_json
+from tlt.review.entries import entries_of
 from tlt.review.outlines import Outlines
 from tlt.review.shelf import Shelf
+from tlt.review.state import Event
 from tlt.review.told import lesion_of, match_of
 
-TEXT_FORMATS = ("json", "csv")  # they need no image
+TEXT_FORMATS = ("json", "csv", "recist")  # they need no image
 DRAWN_FORMATS = ("nifti", "dicom-seg", "dicom-rtstruct")  # they draw the extent of a lesion
+RECIST_FILES = (ENTRIES, "recist.html", "recist.csv", "recist.json")
 # Title and content of a format on the page; one that is missing here is shown by its name.
 CONTENT = {
     "json": ("JSON", "result.json: everything, for programs"),
     "csv": ("CSV", "matches.csv: a row a lesion, for spreadsheets"),
     "html": ("Report", "report.html: tables and pictures in one file"),
     "png": ("Pictures", "a picture a lesion"),
+    "recist": ("RECIST 1.1", "recist.html, .csv, .json, and entries.json for tlt recist"),
     "mrk": ("3D Slicer", "followup.mrk.json: points"),
     "nifti": ("Mask", "followup_mask.nii.gz: a label a lesion"),
     "points": ("Points", "for grand-challenge"),
@@ -51,6 +57,7 @@ PATTERNS = {
 
 def write_reviewed(
     result: Result,
+    events: Sequence[Event],
     shelf: Shelf,
     folder: Path,
     formats: Sequence[str],
@@ -59,10 +66,11 @@ def write_reviewed(
 ) -> list[str]:
     """Write the formats, and anew all those that the folder has; the names of the files.
 
+    ``events`` are those of which ``result`` is made; RECIST takes the readers' entries from them.
     All appear together, or none does; nothing is removed. ``as_of`` becomes the time of the files:
     when the decisions in them were read. ``sr_profile`` is that of the DICOM SR, by default the one
-    that the folder has. Without the images only JSON and CSV can be written; then
-    the others are left as they are.
+    that the folder has. Without the images only JSON, CSV and RECIST can be written; then the
+    others are left as they are.
 
     Raises:
         InputError: an image is missing for a format that needs it, or the folder is closed.
@@ -71,6 +79,8 @@ def write_reviewed(
     sources = replace(sources, sr_profile=sr_profile or sources.sr_profile)
     there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
     chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
+    if "recist" in chosen:
+        _check_own_entries(folder)
     texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
     with staged(folder) as fresh:
         if texts_only:
@@ -80,7 +90,11 @@ def write_reviewed(
 
             study = reviewed_study(result, shelf, extents=bool(set(chosen) & set(DRAWN_FORMATS)))
             write_study(study, fresh, chosen, _unseen, sources.sr_profile)
-            save_sources(replace(sources, formats=chosen), fresh)
+        if "recist" in chosen:
+            _write_recist(result, events, fresh)
+        known = replace(sources, formats=chosen)
+        if known != read_sources(folder):
+            save_sources(known, fresh)
         names = sorted(path.name for path in fresh.iterdir())
         for name in names:
             os.utime(fresh / name, (as_of, as_of))
@@ -119,6 +133,22 @@ def reviewed_study(result: Result, shelf: Shelf, extents: bool = False) -> Study
             matches = [outlines.with_extent(match, volumes[number]) for match in matches]
         pairs.append(PairResult(matches, registration, followup.seconds, [None] * len(matches)))
     return Study(volumes[0], volumes[1:], pairs, result)
+
+
+def _check_own_entries(folder: Path) -> None:
+    """Refuse to replace entries that somebody wrote by hand."""
+    if (folder / ENTRIES).is_file() and ENTRIES not in names_in(folder / WRITTEN):
+        raise InputError(
+            f"{ENTRIES} in the folder was not written here; rename it, then export RECIST again"
+        )
+
+
+def _write_recist(result: Result, events: Sequence[Event], folder: Path) -> None:
+    from tlt.recist import assess, write_recist  # it draws with matplotlib
+
+    entries = entries_of(result, events)
+    write_recist(assess(result, entries), folder)
+    atomic_write(folder / ENTRIES, to_json(entries))
 
 
 def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:
