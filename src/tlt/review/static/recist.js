@@ -117,8 +117,8 @@ export class Recist {
       chip(`Follow-up ${followup}`, point.overall, point.preliminary),
       chip("From baseline", { response: point.from_baseline ?? "–", words: "sum of targets" }),
       chip("Best response", best, preliminary),
-      chip("Confirmed", confirmed ?? { response: "–", words: confirmed_note }),
-      chip("Progression", { response: progression ? `follow-up ${progression}` : "none", words: "first seen" }));
+      chip("Confirmed", confirmed ?? { response: "–", words: "needs the days", title: confirmed_note }),
+      chip("Progression", { response: progression ? `follow-up ${progression}` : "none", words: progression ? "first seen" : "up to now" }));
     const parts = [["Targets", point.target], ["Non-targets", point.non_target], ["Overall", point.overall]];
     $("recist-why").replaceChildren(...parts.filter(([, d]) => d.response !== "NA").flatMap(([name, decided]) =>
       [text("dt", `${name}: ${decided.response}`), why(decided)]));
@@ -291,10 +291,10 @@ function why(decided) {
 }
 
 /** A response with its words; a question mark where a reader must look first. */
-function chip(name, { response, words }, preliminary = false) {
+function chip(name, { response, words, title = words }, preliminary = false) {
   const made = text("li", name), strong = text("b", `${response}${preliminary ? " ?" : ""}`), faint = text("span", words);
   strong.className = response; faint.className = "faint";
-  made.title = `${words}${preliminary ? ", preliminary" : ""}`;
+  made.title = `${title}${preliminary ? ", preliminary" : ""}`;
   made.append(strong, faint);
   return made;
 }

@@ -215,7 +215,7 @@ function showExports() {
     const control = button(format.title, () => exportFormats([format.name], control));
     control.setAttribute("aria-label", `Export ${format.title}: ${format.content}`);
     item.append(control, span("faint", format.content));
-    if (format.name === "dicom-sr") item.append(profileChoice());
+    if (format.name === "dicom-sr") item.append(...undecidedNote(), profileChoice());
     return item;
   }));
   $("files").replaceChildren(...files.map((name) => {
@@ -225,6 +225,12 @@ function showExports() {
     item.append(link, span("faint", stale.includes(name) ? " (older)" : ""));
     return item;
   }));
+}
+
+/** A report with a reader's name counts as read by a person, so it says what nobody has looked at. */
+function undecidedNote() {
+  const matches = state.lesions.flatMap((one) => one.followups), open = matches.filter((one) => !one.review).length;
+  return open && open < matches.length ? [span("low_confidence", `${open} not decided`)] : [];
 }
 
 /** Which form the DICOM SR has; the next export of any format writes it so. */
