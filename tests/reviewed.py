@@ -39,7 +39,8 @@ def make_folder(root: Path, visits: int = 1, dicom: bool = False) -> Path:
     for path, shift in zip(paths, ((0.0, 0.0, 0.0), SHIFT_MM), strict=True):
         balls = ball_volume(LESIONS, shift, GRID)
         if dicom:
-            write_dicom_series(balls, path, series=path.name.replace("bl", "1").replace("fu", "2"))
+            number, date = ("1", "20240101") if path.name == "bl" else ("2", "20240226")
+            write_dicom_series(balls, path, series=number, AcquisitionDate=date)
         else:
             save_volume(balls, path)
     baseline, followup = map(load_volume, paths)

@@ -81,6 +81,14 @@ def test_what_was_measured_where_the_reader_clicked_has_its_voxels_in_every_form
         assert (extent.voxels > 0).sum() * voxel_mm3 == pytest.approx(size.volume_mm3, rel=0.1)
 
 
+def test_the_day_is_offered_by_the_dates_of_the_images_and_no_date_is_told(review, page):
+    review.shelf.stack(0)
+    told = page.get("/api/state")
+    assert told.json()["recist"]["days_told"] == [56]
+    assert told.json()["recist"]["days"] == [None]  # offered, not entered
+    assert "20240226" not in told.text
+
+
 def test_the_profile_of_the_sr_is_chosen_and_remembered(review, page):
     told = page.get("/api/state").json()["exports"]
     assert (told["sr_profile"], told["sr_profiles"]) == ("plain", ["plain", "ohif"])
