@@ -235,7 +235,7 @@ function undecidedNote() {
 
 /** Which form the DICOM SR has; the next export of any format writes it so. */
 function profileChoice() {
-  const { sr_profile, sr_profiles } = state.exports, words = { plain: "exact points", ohif: "for OHIF, editable" };
+  const { sr_profile, sr_profiles } = state.exports, words = { plain: "exact points", ohif: "for OHIF" };
   const made = document.createElement("select");
   made.id = "sr-profile";
   made.setAttribute("aria-label", "Profile of the DICOM SR");
@@ -514,6 +514,7 @@ async function exportFormats(formats, control, told = $("export-state")) {
     told.textContent = `Written: ${answer.files.length} files in the folder ${answer.folder}.`;
   } catch (error) {
     told.textContent = `not written: ${error.message}`;
+    say("not written", true);
   }
   control.disabled = false;
 }
