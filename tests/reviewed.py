@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fakes
 import numpy as np
+from conftest import write_dicom_series
 from fakes import GRID, SHIFT_MM, ball_volume, make_match, make_pair
 
 from tlt.geometry import AffineTransform
@@ -29,14 +30,20 @@ SOFTWARE = Software(version="1", tracker="fake", model=None, weights_sha256=None
 TRANSFORM = AffineTransform(np.eye(3), np.array(SHIFT_MM) + 3.0)
 
 
-def make_folder(root: Path, visits: int = 1) -> Path:
+def make_folder(root: Path, visits: int = 1, dicom: bool = False) -> Path:
     """Images in ``root`` and a folder of results of them: L1 found, L2 doubtful, L3 out of view.
 
     The same follow-up image serves for several visits.
     """
-    for name, shift in (("bl", (0.0, 0.0, 0.0)), ("fu", SHIFT_MM)):
-        save_volume(ball_volume(LESIONS, shift, GRID), root / f"{name}.nii.gz")
-    baseline, followup = (load_volume(root / f"{name}.nii.gz") for name in ("bl", "fu"))
+    paths = [root / name for name in (("bl", "fu") if dicom else ("bl.nii.gz", "fu.nii.gz"))]
+    for path, shift in zip(paths, ((0.0, 0.0, 0.0), SHIFT_MM), strict=True):
+        balls = ball_volume(LESIONS, shift, GRID)
+        if dicom:
+            number, date = ("1", "20240101") if path.name == "bl" else ("2", "20240226")
+            write_dicom_series(balls, path, series=number, AcquisitionDate=date)
+        else:
+            save_volume(balls, path)
+    baseline, followup = map(load_volume, paths)
     folder = root / "out"
     folder.mkdir()
     result = make_result(baseline, followup, visits)

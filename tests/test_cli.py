@@ -107,9 +107,12 @@ def test_sizes_reach_every_file_and_can_be_left_out(study, tmp_path, tracker, ca
     assert size.long_mm == pytest.approx(16, abs=1)
     assert lesion.followups[0].radius_mm == pytest.approx(size.long_mm / 2, abs=1e-3)
     header, row = (output / "matches.csv").read_text().splitlines()[:2]
-    assert header.split(",")[-4:] == ["long_mm", "short_mm", "volume_mm3", "size_doubtful"]
-    assert row.split(",")[-4:] == [
-        str(size.long_mm), str(size.short_mm), str(size.volume_mm3), "no",
+    assert header.split(",")[-7:] == [
+        *("long_mm", "short_mm", "volume_mm3", "size_doubtful"),
+        *("decision", "reviewed_by", "reviewed_at"),
+    ]
+    assert row.split(",")[-7:] == [
+        str(size.long_mm), str(size.short_mm), str(size.volume_mm3), "no", "", "", "",
     ]  # fmt: skip
     page = (output / "report.html").read_text(encoding="utf-8")
     assert f"{size.long_mm:.1f} x {size.short_mm:.1f}" in page

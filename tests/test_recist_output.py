@@ -209,14 +209,14 @@ def test_the_plot_of_odd_cases_is_drawn():
 def folder(tmp_path):
     result, given = study()
     write_json(result, tmp_path / "result.json")
-    (tmp_path / "entries.json").write_text(given.model_dump_json())
+    (tmp_path / "given.json").write_text(given.model_dump_json())
     return tmp_path
 
 
 def test_the_command_writes_beside_the_result(folder, capsys):
-    assert main(["recist", str(folder), "--entries", str(folder / "entries.json")]) == 0
+    assert main(["recist", str(folder), "--entries", str(folder / "given.json")]) == 0
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    assert names == {"result.json", "entries.json", "recist.html", "recist.csv", "recist.json"}
+    assert names == {"result.json", "given.json", "recist.html", "recist.csv", "recist.json"}
     out, err = capsys.readouterr()
     assert "Best overall response: PR; confirmed: SD" in out
     assert "to look at in follow-up 2: D: not found by the tracker" in out
@@ -258,7 +258,7 @@ def test_the_template_changes_nothing_but_who_chose(folder, capsys):
         ([], 2, "no study"),
         (["--schema", "all"], 2, "entries assessment"),
         (["{0}/none"], 3, "No such file"),
-        (["{0}/entries.json"], 3, "not what tlt track writes"),
+        (["{0}/given.json"], 3, "not what tlt track writes"),
         (["{0}", "--entries", "{0}/none.json"], 3, "No such file"),
         (["{0}", "--entries", "{0}/result.json"], 3, "no such field"),
         (["{0}", "--template", "{0}/t.csv"], 2, ".json"),

@@ -11,7 +11,7 @@ from fakes import LESIONS, ball_volume, make_match, make_pair
 
 from tlt.io.pictures import Picture
 from tlt.io.report import render_report, report_rows, write_report
-from tlt.io.results import Software, build_result
+from tlt.io.results import Review, Software, build_result
 from tlt.lesion import Lesion, Status
 
 PNG = b"\x89PNG not really"
@@ -129,6 +129,18 @@ def test_lesions_are_counted_in_each_of_several_followups():
     assert text.count("(similarity of the registration 0.88)") == 2
     assert text.count("<b>3</b>found") == 2
     assert "<b>6</b>" not in text
+
+
+def test_what_a_reader_decided_stands_beside_the_status():
+    result = make_result()
+    assert "accepted" not in render_report(result, [], CREATED)
+    at = "2025-01-02T05:04:59.123+02:00"
+    review = Review(decision="accepted", by="<Ann>", at=at, note="sure")
+    result.lesions[1].followups[0].review = review
+    page = render_report(result, [], CREATED)
+    assert "accepted by &lt;Ann&gt;, 2025-01-02 03:04 UTC: sure" in page
+    result.lesions[1].followups[0].review = review.model_copy(update={"at": "yesterday"})
+    assert "accepted by &lt;Ann&gt;, yesterday: sure" in render_report(result, [], CREATED)
 
 
 def test_written_whole(tmp_path):

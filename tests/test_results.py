@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tlt.geometry import AffineTransform
 from tlt.io.results import (
     CSV_COLUMNS,
+    Review,
     Software,
     build_result,
     read_json,
@@ -175,6 +176,16 @@ def test_matches_of_different_lesions_are_refused():
     pairs = [make_pair([make_match(LESIONS[0])]), make_pair([make_match(LESIONS[1])])]
     with pytest.raises(ValueError, match="different lesions"):
         build_result(volume, [volume, volume], pairs, SOFTWARE)
+
+
+def test_csv_ends_with_what_a_reader_decided(result):
+    at = "2025-01-02T03:04:05.678+00:00"
+    result.lesions[1].followups[0].review = Review(decision="lost", by="Ann, MD", at=at)
+    first, second, _ = csv.DictReader(to_csv(result).splitlines())
+    columns = CSV_COLUMNS[-3:]
+    assert columns == ("decision", "reviewed_by", "reviewed_at")
+    assert [second[name] for name in columns] == ["lost", "Ann, MD", at]
+    assert [first[name] for name in columns] == ["", "", ""]
 
 
 def test_csv_has_a_row_a_lesion_and_starts_like_a_lesion_file(result, tmp_path):

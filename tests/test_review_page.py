@@ -20,8 +20,10 @@ from PIL import Image
 from reviewed import make_folder, truth_mm
 
 import tlt
+from tlt.cli.main import main
 from tlt.io.results import Result, read_json
 from tlt.lesion import Role, Status
+from tlt.recist import read_entries
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -248,9 +250,9 @@ def test_axes_are_drawn_by_clicks_and_shown_with_their_length(browser, folder):
     server = Server(folder)
     page = opened(browser, server.url)
     page.keyboard.press("n")
-    page.keyboard.press("d")
     x, y, z = truth_mm("L1")
-    leaf_to(page, z)  # its slice is on its way; clicks count in what is seen
+    leaf_to(page, z)  # the slice is there before it is clicked
+    page.keyboard.press("d")
     # The short one first: the longer of the two is the long axis.
     for dx, dy in ((0.0, -5.0), (0.0, 5.0), (-8.0, 0.0), (8.0, 0.0)):
         page.mouse.click(*drawn(page, (x + dx, y + dy, z)))
@@ -307,6 +309,68 @@ def test_three_planes_show_both_images_with_the_patients_right_on_the_left(brows
         row = voxels[int(0.9 * len(voxels))]
         tissue = row[row > 20]
         assert tissue[-40:].mean() > tissue[:40].mean() + 5
+    assert page.errors == []
+    server.end()
+
+
+def test_recist_is_assessed_as_it_is_entered_and_found_by_the_command(browser, tmp_path):
+    folder = make_folder(tmp_path, visits=2)
+    server = Server(folder)
+    page = opened(browser, server.url)
+    page.keyboard.press("w")  # a new lesion, clicked in the follow-up
+    place = truth_mm("L1")
+    leaf_to(page, place[2])
+    page.mouse.click(*drawn(page, place))
+    page.fill("#new-site", "liver")
+    page.keyboard.press("Enter")
+    saved(page, "X1 new lesion")
+    page.wait_for_selector("[data-image=followup] svg text:has-text('new: X1')")
+    page.wait_for_selector("#recist-now:has-text('PD')")
+
+    page.keyboard.press("t")
+    page.wait_for_selector("#recist-table tr:has-text('New lesions') >> text=liver")
+    page.keyboard.press("a")  # nothing is decided where no image is seen
+    page.select_option("#new-lesions select", "equivocal")
+    saved(page, "X1 new lesion")
+    page.wait_for_selector("#recist-now:not(:has-text('PD'))")
+
+    # The second follow-up of L1, chosen in the table: too small to measure, then taken back.
+    page.locator("#recist-table tr[data-lesion=L1] td").nth(2).click()
+    page.wait_for_selector("#entry-title:has-text('L1 in follow-up 2')")
+    page.select_option("#finding", "too_small")
+    saved(page, "L1 RECIST entry")
+    page.wait_for_selector("#recist-table tr[data-lesion=L1] td.here:has-text('5.0')")
+    page.locator("#finding").blur()
+    page.keyboard.press("u")
+    saved(page, "L1 decision undone")
+    page.wait_for_selector("#recist-table tr[data-lesion=L1] td.here:not(:has-text('5.0'))")
+    page.fill("#finding-mm", "6 + 4,5")
+    page.keyboard.press("Enter")
+    saved(page, "L1 RECIST entry")
+    page.wait_for_selector("#recist-table tr[data-lesion=L1] td.here:has-text('10.5')")
+    page.fill("#day-2", "20")
+    page.keyboard.press("Enter")
+    saved(page, "study: day")
+    page.fill("#day-1", "30")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#alert:has-text('not after the one before')")
+    page.click("#alert button")
+
+    page.click("#recist-export")
+    page.wait_for_selector("#recist-written:has-text('Written')")
+    entries = read_entries(folder / "entries.json")
+    (new,) = entries.at(1).new_lesions
+    assert (new.certainty.value, new.site) == ("equivocal", "liver")
+    assert math.dist(new.center_mm, place) < 0.5
+    assert entries.at(2).lesions["L1"].parts_mm == [6.0, 4.5]
+    assert (entries.days(), entries.reader) == ({2: 20}, "Dr. Ann")
+    written = (folder / "recist.json").read_text()
+    assert main(["recist", str(folder)]) == 0
+    assert (folder / "recist.json").read_text() == written
+    assert all(m.review is None for m in read_json(folder / "result.json").lesions[1].followups)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 1366
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#accept:visible")
     assert page.errors == []
     server.end()
 

@@ -88,7 +88,7 @@ def _run(job: TrackJob, report: Progress) -> Result:
         study = track_study(job, report)
         write_study(study, folder, job.formats, report, job.sr_profile)
         if "json" in job.formats:
-            write_sources(folder, study.baseline, study.followups, job.formats)
+            write_sources(folder, study.baseline, study.followups, job.formats, job.sr_profile)
     return study.result
 
 

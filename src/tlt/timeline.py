@@ -29,10 +29,10 @@ def in_time_order(baseline: Volume, followups: Sequence[Volume]) -> list[Volume]
 
     A baseline without a date counts as the earliest image.
     """
-    days = [_day(volume) for volume in followups]
+    days = [day_of(volume) for volume in followups]
     if any(day is None for day in days):
         return list(followups)
-    start = _day(baseline)
+    start = day_of(baseline)
     distance = [abs(day - start) if start is not None else day for day in days if day is not None]
     order = sorted(range(len(followups)), key=distance.__getitem__)
     return [followups[index] for index in order]
@@ -136,7 +136,7 @@ def _numbered(progress: Progress | None, number: int, before: Sequence[object]) 
     return lambda stage, fraction: progress(f"follow-up {number}: {stage}", fraction)
 
 
-def _day(volume: Volume) -> int | None:
+def day_of(volume: Volume) -> int | None:
     """The day of acquisition as a running number, if it is known and a date."""
     try:
         return datetime.strptime(volume.date or "", "%Y%m%d").toordinal()

@@ -29,7 +29,10 @@ def recist(
     entries: Annotated[
         Path | None,
         typer.Option(
-            "--entries", "-e", metavar="FILE", help="What the reader enters, as JSON or CSV."
+            "--entries",
+            "-e",
+            metavar="FILE",
+            help="What the reader enters, as JSON or CSV; default: entries.json beside the result.",
         ),
     ] = None,
     output: Annotated[
@@ -66,10 +69,16 @@ def recist(
 
     from tlt.cli.display import Display
     from tlt.recist import assess, read_entries, to_json, write_recist
+    from tlt.recist.entries import ENTRIES
 
+    found = path.parent / ENTRIES
+    own = entries is None and found.is_file()
+    entries = found if own else entries
     given = None if entries is None else read_entries(entries)
     assessment = assess(result, given)
     display = Display(quiet=quiet, verbose=verbose)
+    if own:
+        display.say(f"entries: {entries}")
     if template is not None:
         _write_template(assessment, template)
         display.say(f"fill in {template} and give it as --entries")

@@ -49,12 +49,15 @@ def review(
     """
     check_packages()
     from tlt.cli.track import FORMATS
+    from tlt.review.outlines import Outlines
     from tlt.review.serve import serve
     from tlt.review.service import Review
     from tlt.review.state import reader_name
 
     name = reader_name(reader) if reader else ""
-    opened = Review(folder, baseline, followup or (), FORMATS)
+    outlines = Outlines(lambda: opened.shelf.stack(0).volume)
+    formats = (*FORMATS, "recist")
+    opened = Review(folder, baseline, followup or (), formats, measure=outlines.size)
     try:
         serve(opened, port, name, not no_browser, _tell)
     finally:

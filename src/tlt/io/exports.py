@@ -12,6 +12,7 @@ from tlt.io.dicom_seg import write_seg
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.pictures import Picture, draw_pictures
 from tlt.io.report import write_report
+from tlt.io.results import Result
 from tlt.lesion import Match
 from tlt.timeline import Progress
 from tlt.volume import Volume
@@ -29,13 +30,26 @@ def write_study(
 ) -> None:
     """Write the formats into an existing folder.
 
-    ============== ===============================================================
+    ============== ======================================================================
+    json           ``result.json``
+    csv            ``matches.csv``
+    html           ``report.html``, pictures included
+    png            ``lesion_<id>.png``, a picture a lesion
+    mrk            ``followup.mrk.json``, points and diameters for 3D Slicer
+    nifti          ``followup_mask.nii.gz``, the extent or a ball of each lesion
+    points         ``followup_points.json`` for grand-challenge, ``followup_points.csv``
+    dicom-sr       ``followup_sr.dcm``; ``baseline_sr.dcm`` where the baseline is DICOM
+    dicom-seg      ``followup_seg.dcm``, the extents; not where no lesion has one
+    dicom-rtstruct ``followup_rtstruct.dcm``, outlines of the extents or balls
+    ============== ======================================================================
+
     With several follow-ups the files of each carry its number: ``followup2.mrk.json``. What could
     not be written is added to the result's warnings.
     """
     matches = [pair.matches for pair in study.pairs]
+    readers = [reader_of(study.result, n) for n in range(1, len(matches) + 1)]
     remarks = write_lesions(
-        study.baseline, study.followups, matches, folder, formats, sr_profile=sr_profile
+        study.baseline, study.followups, matches, folder, formats, sr_profile, readers
     )
     study.result.warnings.extend(remarks)
     if "json" in formats:
@@ -53,20 +67,23 @@ def write_lesions(
     folder: Path,
     formats: Sequence[str],
     sr_profile: str = "plain",
-    reader: str = "",
+    reader: str | Sequence[str] = "",
 ) -> list[str]:
     """Write the matches of each follow-up, a reader's corrections included, in a lesion format.
 
     Formats and files as in `write_study`; others are passed over. ``reader`` is the person who
-    decided, for the SR. Returns remarks on what could not be written. Raises InputError for DICOM
-    formats where a follow-up was not read from DICOM.
+    decided, for the SR: one, or one for each follow-up. Returns remarks on what could not be
+    written. Raises InputError for DICOM formats where a follow-up was not read from DICOM.
     """
     remarks: list[str] = []
-    for number, (followup, found) in enumerate(zip(followups, matches, strict=True), 1):
+    readers = [reader] * len(matches) if isinstance(reader, str) else reader
+    for number, (followup, found, who) in enumerate(
+        zip(followups, matches, readers, strict=True), 1
+    ):
         stem = folder / (f"followup{number}" if len(followups) > 1 else "followup")
         _write_points(found, followup, stem, formats)
         if "dicom-sr" in formats:
-            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, number, reader)
+            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, number, who)
         if "dicom-seg" in formats and not write_seg(found, followup, f"{stem}_seg.dcm"):
             remarks.append(
                 f"follow-up {number}: no DICOM SEG, because no lesion has an extent; "
@@ -80,6 +97,13 @@ def write_lesions(
         marked = [match.lesion for match in matches[0]]
         write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, 0)
     return remarks
+
+
+def reader_of(result: Result, followup: int) -> str:
+    """Who decided last on a match of a follow-up (from 1); empty where no reader has."""
+    reviews = [lesion.followups[followup - 1].review for lesion in result.lesions]
+    decided = [review for review in reviews if review is not None]
+    return max(decided, key=lambda review: review.at).by if decided else ""
 
 
 def _write_points(

@@ -54,6 +54,14 @@ class Row:
         """What to know of the size: why it is doubtful, or why there is none."""
         return self.found.size_note if self.found.size is None else self.found.size.note
 
+    @property
+    def decision(self) -> str:
+        """What a reader made of it, who and when; empty until one has decided."""
+        review = self.found.review
+        if review is None:
+            return ""
+        return f"{review.decision.value} by {review.by}, {_minute(review.at)}"
+
 
 def write_report(
     result: Result, pictures: Sequence[Picture], path: str | Path, created: datetime | None = None
@@ -112,6 +120,15 @@ def _counts(result: Result) -> list[tuple[str, list[tuple[Status, str, int]]]]:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _minute(at: str) -> str:
+    """A time to the minute; as it is told where it is no time."""
+    try:
+        told = datetime.fromisoformat(at.replace("Z", "+00:00")).astimezone(timezone.utc)
+    except ValueError:
+        return at
+    return f"{told:%Y-%m-%d %H:%M} UTC"
 
 
 def _mm(value: float | None) -> str:

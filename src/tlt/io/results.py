@@ -255,6 +255,9 @@ CSV_COLUMNS = (
     "short_mm",
     "volume_mm3",
     "size_doubtful",
+    "decision",
+    "reviewed_by",
+    "reviewed_at",
 )
 
 
@@ -262,6 +265,7 @@ def to_csv(result: Result) -> str:
     """The text of ``matches.csv``: a row a lesion and follow-up (1, 2, ...).
 
     It starts with the columns of a lesion file; a lesion outside the field of view has no x, y, z.
+    It ends with the reader's decision, which is empty until there is one.
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -293,6 +297,7 @@ def _csv_row(lesion: LesionResult, number: int) -> list[object]:
         *lesion.baseline.center_mm,
         lesion.baseline.radius_mm,
         *_csv_size(found.size),
+        *_csv_review(found.review),
     ]
 
 
@@ -302,6 +307,10 @@ def _csv_size(size: SizeFacts | None) -> list[object]:
     short, volume = size.short_mm, size.volume_mm3
     blank = [size.long_mm, "" if short is None else short, "" if volume is None else volume]
     return [*blank, "yes" if size.doubtful else "no"]
+
+
+def _csv_review(review: Review | None) -> list[object]:
+    return ["", "", ""] if review is None else [review.decision.value, review.by, review.at]
 
 
 def diameters_text(size: SizeFacts | None) -> str:

@@ -23,19 +23,25 @@ SOURCES = ".tlt-review.json"
 class Sources:
     """The images of a result, as `load_volume` takes them, and the formats that it was written in.
 
-    An image that is not known is an empty text.
+    An image that is not known is an empty text. ``sr_profile`` is that of a DICOM SR.
     """
 
     baseline: str = ""
     followups: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("json",)
+    sr_profile: str = "plain"
 
 
 def write_sources(
-    folder: Path, baseline: Volume, followups: Sequence[Volume], formats: Sequence[str]
+    folder: Path,
+    baseline: Volume,
+    followups: Sequence[Volume],
+    formats: Sequence[str],
+    sr_profile: str = "plain",
 ) -> None:
     """Leave the paths of the images in a folder of results, for its owner only."""
-    sources = Sources(_source(baseline), tuple(map(_source, followups)), tuple(formats))
+    paths = tuple(map(_source, followups))
+    sources = Sources(_source(baseline), paths, tuple(formats), sr_profile)
     save_sources(sources, folder)
 
 
@@ -45,6 +51,7 @@ def save_sources(sources: Sources, folder: Path) -> None:
         "baseline": sources.baseline,
         "followups": list(sources.followups),
         "formats": list(sources.formats),
+        "sr_profile": sources.sr_profile,
     }
     with atomic_path(folder / SOURCES) as beside:
         # Closed from the start: a file that is made first and closed then is open in between.
@@ -61,6 +68,7 @@ def read_sources(folder: Path) -> Sources:
             str(content["baseline"]),
             tuple(str(path) for path in content["followups"]),
             tuple(str(name) for name in content["formats"]),
+            str(content.get("sr_profile", "plain")),  # earlier runs left no word of it
         )
     except (OSError, ValueError, KeyError, TypeError):
         return Sources()

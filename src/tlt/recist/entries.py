@@ -18,7 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tlt.errors import InputError
+from tlt.geometry import Triple
 from tlt.lesion import Role
+
+ENTRIES = "entries.json"  # beside result.json it is found by itself
 
 Diameter = Annotated[float, Field(ge=0, le=1000)]
 Above0 = Annotated[float, Field(gt=0, le=1000)]
@@ -89,11 +92,15 @@ class Finding(_Model):
 
 
 class NewLesionEntry(_Model):
-    """A lesion that was not there at baseline; it stays until it is entered again as absent."""
+    """A lesion that was not there at baseline; it stays until it is entered again as absent.
+
+    ``center_mm`` says where it is in that follow-up (LPS), if that was marked; no rule needs it.
+    """
 
     id: Name
     site: str = ""
     certainty: Certainty
+    center_mm: Triple | None = None
     note: str = ""
 
 

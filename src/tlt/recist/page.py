@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime, timezone
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +13,6 @@ from tlt.io.files import atomic_write
 from tlt.recist import rules
 from tlt.recist.assessment import Assessment
 from tlt.recist.criteria import mm_text, percent_text
-from tlt.recist.plot import draw_trajectories
 from tlt.recist.roles import Part
 from tlt.recist.tables import RESPONSE_WORDS, cell, decisions, legend, to_csv, to_json
 
@@ -26,6 +26,8 @@ PART_WORDS = {
 
 def render_page(assessment: Assessment, created: datetime | None = None) -> str:
     """The page, plots included; ``created`` is the time that it names (now by default)."""
+    from tlt.recist.plot import draw_trajectories  # matplotlib takes its time
+
     created = created or datetime.now(timezone.utc)
     return _render(
         "recist.html.j2",
@@ -36,12 +38,18 @@ def render_page(assessment: Assessment, created: datetime | None = None) -> str:
     )
 
 
-def render_table(assessment: Assessment) -> str:
+def render_table(assessment: Assessment, style: bool = True) -> str:
     """The table of lesions and responses with its legend, and its own style: a part of a page.
 
     Everything is inside one ``<div class="recist">``, and no rule of its style reaches beyond.
+    Without ``style`` the page has that of `table_style` already.
     """
-    return _render("recist_fragment.html.j2", assessment)
+    return _render("recist_fragment.html.j2", assessment, style=style)
+
+
+def table_style() -> str:
+    """The style of `render_table`, for a page that takes it from elsewhere."""
+    return files("tlt").joinpath("templates/recist_style.css").read_text(encoding="utf-8")
 
 
 def write_recist(assessment: Assessment, folder: str | Path) -> None:

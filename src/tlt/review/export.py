@@ -10,20 +10,28 @@ from pathlib import Path
 
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
+from tlt.io.files import atomic_write
 from tlt.io.output import names_in, staged
-from tlt.io.results import LesionResult, Result, size_of, write_csv, write_json
+from tlt.io.results import Result, write_csv, write_json
 from tlt.io.sources import read_sources, save_sources
-from tlt.lesion import Lesion, Match
 from tlt.pipeline import WRITTEN, Study
+from tlt.recist.entries import ENTRIES, to_json
+from tlt.review.entries import entries_of
+from tlt.review.outlines import Outlines
 from tlt.review.shelf import Shelf
+from tlt.review.state import Event
+from tlt.review.told import lesion_of, match_of
 
-TEXT_FORMATS = ("json", "csv")  # they need no image
+TEXT_FORMATS = ("json", "csv", "recist")  # they need no image
+DRAWN_FORMATS = ("nifti", "dicom-seg", "dicom-rtstruct")  # they draw the extent of a lesion
+RECIST_FILES = (ENTRIES, "recist.html", "recist.csv", "recist.json")
 # Title and content of a format on the page; one that is missing here is shown by its name.
 CONTENT = {
     "json": ("JSON", "result.json: everything, for programs"),
     "csv": ("CSV", "matches.csv: a row a lesion, for spreadsheets"),
     "html": ("Report", "report.html: tables and pictures in one file"),
     "png": ("Pictures", "a picture a lesion"),
+    "recist": ("RECIST 1.1", "recist.html, .csv, .json, and entries.json for tlt recist"),
     "mrk": ("3D Slicer", "followup.mrk.json: points"),
     "nifti": ("Mask", "followup_mask.nii.gz: a label a lesion"),
     "points": ("Points", "for grand-challenge"),
@@ -48,20 +56,31 @@ PATTERNS = {
 
 
 def write_reviewed(
-    result: Result, shelf: Shelf, folder: Path, formats: Sequence[str], as_of: float
+    result: Result,
+    events: Sequence[Event],
+    shelf: Shelf,
+    folder: Path,
+    formats: Sequence[str],
+    as_of: float,
+    sr_profile: str | None = None,
 ) -> list[str]:
     """Write the formats, and anew all those that the folder has; the names of the files.
 
+    ``events`` are those of which ``result`` is made; RECIST takes the readers' entries from them.
     All appear together, or none does; nothing is removed. ``as_of`` becomes the time of the files:
-    when the decisions in them were read. Without the images only JSON and CSV can be written; then
-    the others are left as they are.
+    when the decisions in them were read. ``sr_profile`` is that of the DICOM SR, by default the one
+    that the folder has. Without the images only JSON, CSV and RECIST can be written; then the
+    others are left as they are.
 
     Raises:
         InputError: an image is missing for a format that needs it, or the folder is closed.
     """
     sources = read_sources(folder)
+    sources = replace(sources, sr_profile=sr_profile or sources.sr_profile)
     there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
     chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
+    if "recist" in chosen:
+        _check_own_entries(folder)
     texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
     with staged(folder) as fresh:
         if texts_only:
@@ -69,8 +88,13 @@ def write_reviewed(
         else:
             from tlt.io.exports import write_study  # it draws with matplotlib
 
-            write_study(reviewed_study(result, shelf), fresh, chosen, _unseen)
-            save_sources(replace(sources, formats=chosen), fresh)
+            study = reviewed_study(result, shelf, extents=bool(set(chosen) & set(DRAWN_FORMATS)))
+            write_study(study, fresh, chosen, _unseen, sources.sr_profile)
+        if "recist" in chosen:
+            _write_recist(result, events, fresh)
+        known = replace(sources, formats=chosen)
+        if known != read_sources(folder):
+            save_sources(known, fresh)
         names = sorted(path.name for path in fresh.iterdir())
         for name in names:
             os.utime(fresh / name, (as_of, as_of))
@@ -79,11 +103,17 @@ def write_reviewed(
     return [name for name in names if not name.startswith(".")]
 
 
-def reviewed_study(result: Result, shelf: Shelf) -> Study:
-    """The study that a result tells of, as `tlt track` had it, with the images."""
+def reviewed_study(result: Result, shelf: Shelf, extents: bool = False) -> Study:
+    """The study that a result tells of, as `tlt track` had it, with the images.
+
+    With ``extents`` lesions are outlined again where the program measured them: a result has no
+    room for voxels.
+    """
     from tlt.registration.result import Registration
     from tlt.track import PairResult
 
+    volumes = [shelf.stack(number).volume for number in range(len(shelf))]
+    outlines = Outlines(lambda: volumes[0])
     lesions = [lesion_of(lesion) for lesion in result.lesions]
     pairs = []
     for number, followup in enumerate(result.followups, 1):
@@ -99,40 +129,26 @@ def reviewed_study(result: Result, shelf: Shelf) -> Study:
             match_of(told, lesion, number)
             for told, lesion in zip(result.lesions, lesions, strict=True)
         ]
+        if extents:
+            matches = [outlines.with_extent(match, volumes[number]) for match in matches]
         pairs.append(PairResult(matches, registration, followup.seconds, [None] * len(matches)))
-    volumes = [shelf.stack(number).volume for number in range(len(shelf))]
     return Study(volumes[0], volumes[1:], pairs, result)
 
 
-def lesion_of(told: LesionResult) -> Lesion:
-    """The lesion that a result tells of."""
-    size = told.baseline.size
-    return Lesion(
-        id=told.id,
-        center_mm=told.baseline.center_mm,
-        radius_mm=told.baseline.radius_mm,
-        label=told.label,
-        tracking_uid=told.tracking_uid,
-        size=None if size is None else size_of(size),
-        site=told.site,
-        nodal=told.nodal,
-        role=told.role,
-    )
+def _check_own_entries(folder: Path) -> None:
+    """Refuse to replace entries that somebody wrote by hand."""
+    if (folder / ENTRIES).is_file() and ENTRIES not in names_in(folder / WRITTEN):
+        raise InputError(
+            f"{ENTRIES} in the folder was not written here; rename it, then export RECIST again"
+        )
 
 
-def match_of(told: LesionResult, lesion: Lesion, followup: int) -> Match:
-    """The match that a result tells of in a follow-up, numbered from 1."""
-    found = told.followups[followup - 1]
-    return Match(
-        lesion=lesion,
-        status=found.status,
-        center_mm=found.center_mm,
-        confidence=found.confidence,
-        prior_center_mm=found.prior_center_mm,
-        radius_mm=found.radius_mm,
-        size=None if found.size is None else size_of(found.size),
-        size_note=found.size_note,
-    )
+def _write_recist(result: Result, events: Sequence[Event], folder: Path) -> None:
+    from tlt.recist import assess, write_recist  # it draws with matplotlib
+
+    entries = entries_of(result, events)
+    write_recist(assess(result, entries), folder)
+    atomic_write(folder / ENTRIES, to_json(entries))
 
 
 def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from tlt.errors import InputError, TltError
 from tlt.io.cuts import Window
+from tlt.recist.page import table_style
 from tlt.review.guard import CSRF_HEADER, HEADERS, Guard
 from tlt.review.reduced import reduced_nifti
 from tlt.review.service import Review
@@ -50,9 +51,10 @@ class Undo(BaseModel):
 
 
 class Export(BaseModel):
-    """The formats to write."""
+    """The formats to write; the profile of the DICOM SR, where it is to change."""
 
     formats: list[str] = Field(min_length=1, max_length=50)
+    sr_profile: str | None = Field(None, max_length=20)
 
 
 def make_app(review: Review, guard: Guard, reader: str = "") -> FastAPI:
@@ -111,6 +113,10 @@ def _explain_errors(app: FastAPI) -> None:
 
 
 def _pages(app: FastAPI, guard: Guard) -> None:
+    @app.get("/recist.css")
+    def style() -> Response:
+        return Response(table_style(), media_type="text/css")
+
     @app.get("/")
     def page(token: str | None = None) -> Response:
         if token is None:
@@ -126,6 +132,10 @@ def _reading(app: FastAPI, review: Review, guard: Guard, reader: str, has_3d: bo
     @app.get("/api/state")
     def state() -> dict[str, Any]:
         return {**review.state(), "csrf": guard.csrf, "reader": reader, "has_3d": has_3d}
+
+    @app.get("/api/recist")
+    def recist() -> dict[str, Any]:
+        return review.recist()
 
     @app.get("/api/windows")
     def windows() -> dict[str, str]:
@@ -169,7 +179,8 @@ def _deciding(app: FastAPI, review: Review) -> None:
 
     @app.post("/api/export")
     def export(wish: Export) -> dict[str, Any]:
-        return {"files": review.export(wish.formats), "folder": review.folder.name}
+        files = review.export(wish.formats, wish.sr_profile)
+        return {"files": files, "folder": review.folder.name}
 
 
 def _error(code: int, message: str) -> Response:

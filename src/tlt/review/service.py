@@ -18,18 +18,21 @@ from pydantic import ValidationError
 from tlt.errors import InputError, TltError
 from tlt.geometry import Triple
 from tlt.io.cuts import choose_window
+from tlt.io.dicom_sr_write import PROFILES as SR_PROFILES
 from tlt.io.output import names_in
 from tlt.io.results import LesionResult, Result, SizeFacts, read_json, write_json
 from tlt.io.sources import read_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
 from tlt.review.corrected import corrected
-from tlt.review.export import CONTENT, TEXT_FORMATS, write_reviewed
+from tlt.review.export import CONTENT, RECIST_FILES, TEXT_FORMATS, write_reviewed
 from tlt.review.link import lesion_link, rows
+from tlt.review.recist import assessed, entered, shown
 from tlt.review.shelf import Shelf, image_paths
 from tlt.review.slices import WINDOWS
 from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay
 from tlt.review.store import STORE, Store
+from tlt.timeline import day_of
 from tlt.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -97,6 +100,8 @@ class Review:
         if draft.kind is Kind.UNDONE:
             raise InputError("an undo is asked for by itself")
         self._check_inside(draft)
+        if draft.kind.for_recist:
+            self._check_entry(draft)
         draft = self._measured(draft)
         event = self.store.add(self.study, draft, reader_name(by), expected_version, request_id)
         return event, self._published()
@@ -110,6 +115,19 @@ class Review:
         """The result with what readers decided up to now."""
         return corrected(self.original, replay(self.store.events(self.study)))
 
+    def recist(self) -> dict[str, Any]:
+        """RECIST 1.1 of what is decided and entered up to now, or the ``error`` why there is none.
+
+        ``head`` is the number of the event that it knows last.
+        """
+        events = self.store.events(self.study)
+        result = corrected(self.original, replay(events))
+        head = events[-1].seq if events else 0
+        try:
+            return {"head": head, "error": "", **shown(assessed(result, events))}
+        except InputError as error:
+            return {"head": head, "error": str(error)}
+
     def publish(self) -> None:
         """Write ``result.json`` from what is saved; raises `InputError` where that fails."""
         with self._write_lock, self.store.locked_events(self.study) as events:
@@ -117,15 +135,24 @@ class Review:
                 result = corrected(self.original, replay(events))
                 write_json(result, self.folder / "result.json")
 
-    def export(self, formats: Sequence[str]) -> list[str]:
-        """Write the formats, and anew what the folder has of others; the names of the files."""
+    def export(self, formats: Sequence[str], sr_profile: str | None = None) -> list[str]:
+        """Write the formats, and anew what the folder has of others; the names of the files.
+
+        ``sr_profile`` is that of the DICOM SR; by default the one that the folder has.
+        """
+        if sr_profile not in (None, *SR_PROFILES):
+            raise InputError(f"SR profile '{sr_profile}': use one of {', '.join(SR_PROFILES)}")
         unknown = [name for name in formats if name not in self.formats]
         if unknown:
             raise InputError(f"format '{unknown[0]}': use some of {', '.join(self.formats)}")
         with self._export_lock:
             # Pictures take their time: decisions are saved meanwhile, and make these files older.
             as_of = time.time()
-            names = write_reviewed(self.result(), self.shelf, self.folder, formats, as_of)
+            events = self.store.events(self.study)
+            result = corrected(self.original, replay(events))
+            names = write_reviewed(
+                result, events, self.shelf, self.folder, formats, as_of, sr_profile
+            )
         self.publish()
         return names
 
@@ -162,6 +189,7 @@ class Review:
             ],
             "orders": [_worst_first(self.original, n) for n in range(len(result.followups))],
             "exports": self._exports(events),
+            "recist": {**entered(state, len(result.followups)), "days_told": self._days_told()},
         }
 
     def windows(self) -> dict[str, str]:
@@ -214,6 +242,24 @@ class Review:
         if not self.shelf.stack(draft.followup).volume.grid.contains(draft.value["center_mm"]):
             raise InputError("this point is outside the follow-up's image; click inside it")
 
+    def _check_entry(self, draft: Draft) -> None:
+        """Refuse an entry that cannot stand beside the others."""
+        events = self.store.events(self.study)
+        seq = events[-1].seq + 1 if events else 1
+        after = [*events, Event(**asdict(draft), seq=seq)]
+        assessed(corrected(self.original, replay(after)), after)
+
+    def _days_told(self) -> list[int | None]:
+        """Days from baseline by the dates of the images, for each follow-up that is read."""
+        days = [
+            day_of(self.shelf.stack(number).volume)
+            if self.shelf.status(number)[0] == "ready"
+            else None
+            for number in range(len(self.shelf))
+        ]
+        first = days[0]
+        return [None if day is None or first is None else day - first for day in days[1:]]
+
     def _measured(self, draft: Draft) -> Draft:
         """The draft with the size about a new centre, measured once and kept with the event."""
         if self.measure is None or draft.kind is not Kind.MOVED or draft.followup is None:
@@ -247,14 +293,21 @@ class Review:
         }
 
     def _older(self, files: Sequence[str], events: Sequence[Event]) -> list[str]:
-        if not events:
-            return []
-        last = datetime.fromisoformat(events[-1].at).timestamp()
+        """Entries for RECIST make only its own files older."""
+        entries = {event.seq for event in events if event.kind.for_recist}
+        about = [event.value if event.kind is Kind.UNDONE else event.seq for event in events]
+        decisions = [e for e, seq in zip(events, about, strict=True) if seq not in entries]
+        newest = {True: _time(events), False: _time(decisions)}
         others = [name for name in files if name != "result.json"]
-        return [name for name in others if (self.folder / name).stat().st_mtime < last]
+        return [
+            name
+            for name in others
+            if (self.folder / name).stat().st_mtime < newest[name in RECIST_FILES]
+        ]
 
     def _exports(self, events: Sequence[Event]) -> dict[str, Any]:
-        there = read_sources(self.folder).formats
+        sources = read_sources(self.folder)
+        there = sources.formats
         files = self.files()
         return {
             "formats": [
@@ -265,7 +318,14 @@ class Review:
             "stale": self._older(files, events),
             "files": files,
             "text_formats": TEXT_FORMATS,
+            "sr_profiles": SR_PROFILES,
+            "sr_profile": sources.sr_profile,
         }
+
+
+def _time(events: Sequence[Event]) -> float:
+    """When the last event was, in seconds; 0 without one."""
+    return datetime.fromisoformat(events[-1].at).timestamp() if events else 0.0
 
 
 def _lesion(result: Result, place: int, original: Result) -> dict[str, Any]:

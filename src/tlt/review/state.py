@@ -12,18 +12,27 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel, ValidationError
+
 from tlt.errors import InputError
 from tlt.geometry import Triple
 from tlt.io.results import Decision, LesionResult, Result
 from tlt.lesion import Role, Status
+from tlt.recist.entries import Finding, NewLesionEntry
 
+STUDY = ""  # stands for the study itself where an event needs a lesion
 MAX_TEXT = 500
+MAX_ID = 40
+MAX_DAY = 36500
 MAX_NAME = 80
 MIN_AXIS_MM, MAX_AXIS_MM = 1.0, 500.0
 
 
 class Kind(str, Enum):
-    """What an event does. The first four are a reader's decisions on a match."""
+    """What an event does. The first four are a reader's decisions on a match.
+
+    ``diameter``, ``finding``, ``new_lesion`` and ``day`` are entries for RECIST 1.1.
+    """
 
     ACCEPTED = "accepted"
     MOVED = "moved"
@@ -34,6 +43,10 @@ class Kind(str, Enum):
     ROLE = "role"
     SITE = "site"
     NODAL = "nodal"
+    DIAMETER = "diameter"
+    FINDING = "finding"
+    NEW_LESION = "new_lesion"
+    DAY = "day"
     UNDONE = "undone"
 
     @property
@@ -44,7 +57,12 @@ class Kind(str, Enum):
     @property
     def of_lesion(self) -> bool:
         """Whether it says something of the lesion at every time point, not of one match."""
-        return self in (Kind.ROLE, Kind.SITE, Kind.NODAL)
+        return self in (Kind.ROLE, Kind.SITE, Kind.NODAL, Kind.DIAMETER)
+
+    @property
+    def for_recist(self) -> bool:
+        """Whether it is an entry for RECIST alone, which result.json has no place for."""
+        return self in (Kind.DIAMETER, Kind.FINDING, Kind.NEW_LESION, Kind.DAY)
 
 
 @dataclass(frozen=True)
@@ -53,12 +71,14 @@ class Draft:
 
     Attributes:
         kind: what happens.
-        lesion_id: the lesion.
+        lesion_id: the lesion; a name of its own for a new one; `STUDY` for the day of a follow-up.
         followup: number of the follow-up from 1; None for what holds at every time point.
         value: ``center_mm`` (LPS) and ``size`` (what was measured there, or None) for `MOVED`,
             which the page sends as the bare centre; the ends of ``long_axis`` and ``short_axis``
             (or None) for `SIZE`; text for note, role and site; whether a node for `NODAL`; number
-            of the event for `UNDONE`; otherwise None.
+            of the event for `UNDONE`; for `DIAMETER` that at baseline in mm, for `FINDING` and
+            `NEW_LESION` what `tlt.review.entries` takes, for `DAY` days from baseline, each None to
+            take the entry back; otherwise None.
     """
 
     kind: Kind
@@ -150,18 +170,31 @@ def checked(draft: Draft, result: Result) -> Draft:
         InputError: no such lesion or follow-up, a value that cannot be, or a decision that has no
             meaning for a lesion out of view.
     """
-    lesion = next((one for one in result.lesions if one.id == draft.lesion_id), None)
-    if lesion is None:
-        raise InputError(f"lesion '{draft.lesion_id}': not in this study; reload the page")
+    lesion_id, count = draft.lesion_id, len(result.followups)
     if draft.kind.of_lesion != (draft.followup is None):
         raise InputError(f"{draft.kind.value}: follow-up {draft.followup} makes no sense here")
-    if draft.followup is not None and not 1 <= draft.followup <= len(lesion.followups):
-        raise InputError(
-            f"follow-up {draft.followup}: there are {len(lesion.followups)}; reload the page"
-        )
-    _check_rejection(draft, lesion)
+    if draft.followup is not None and not 1 <= draft.followup <= count:
+        raise InputError(f"follow-up {draft.followup}: there are {count}; reload the page")
+    lesion = next((one for one in result.lesions if one.id == lesion_id), None)
+    if draft.kind is Kind.NEW_LESION:
+        lesion_id = _new_id(lesion_id, lesion)
+    elif draft.kind is Kind.DAY:
+        lesion_id = STUDY
+    elif lesion is None:
+        raise InputError(f"lesion '{lesion_id}': not in this study; reload the page")
+    else:
+        _check_rejection(draft, lesion)
     value = _VALUES.get(draft.kind, _nothing)(draft.value)
-    return Draft(draft.kind, draft.lesion_id, draft.followup, value)
+    return Draft(draft.kind, lesion_id, draft.followup, value)
+
+
+def _new_id(name: str, lesion: LesionResult | None) -> str:
+    name = " ".join(name.split())
+    if not name or len(name) > MAX_ID or not name.isprintable():
+        raise InputError(f"the name of a new lesion has 1 to {MAX_ID} letters, such as X1")
+    if lesion is not None:
+        raise InputError(f"{name} is a lesion of the baseline; give the new one another name")
+    return name
 
 
 def _check_rejection(draft: Draft, lesion: LesionResult) -> None:
@@ -236,6 +269,53 @@ def _truth(value: Any) -> bool:
     return value
 
 
+def _diameter(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    if not number or not MIN_AXIS_MM <= value <= MAX_AXIS_MM:
+        raise InputError(
+            f"a diameter has {MIN_AXIS_MM:g} to {MAX_AXIS_MM:g} mm at baseline, got {value!r}"
+        )
+    return float(value)
+
+
+def _day(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_DAY:
+        raise InputError(f"a day is a whole number from 0, counted from baseline, got {value!r}")
+    return value
+
+
+def _finding(value: Any) -> dict[str, Any] | None:
+    return None if value is None else _parsed(Finding, value)
+
+
+def _new_lesion(value: Any) -> dict[str, Any] | None:
+    """Without its id, which is the event's lesion."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InputError(f"a new lesion has a certainty and a site, got {value!r}")
+    told = _parsed(NewLesionEntry, {**value, "id": "X", "site": _text(value.get("site", ""))})
+    return {key: one for key, one in told.items() if key != "id"}
+
+
+def _parsed(model: type[BaseModel], value: Any) -> dict[str, Any]:
+    """The entry as plain values; raises `InputError` with the first thing that is wrong."""
+    try:
+        entry = model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        words = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{place}: {words}" if place else words) from None
+    told = entry.model_dump(mode="json", exclude_defaults=True)
+    _text(told.get("note", ""))
+    return told
+
+
 def _nothing(value: Any) -> None:
     if value is not None:
         raise InputError(f"this decision takes no value, got {value!r}")
@@ -254,5 +334,9 @@ _VALUES = {
     Kind.SITE: _text,
     Kind.ROLE: _role,
     Kind.NODAL: _truth,
+    Kind.DIAMETER: _diameter,
+    Kind.FINDING: _finding,
+    Kind.NEW_LESION: _new_lesion,
+    Kind.DAY: _day,
     Kind.UNDONE: _number,
 }

@@ -26,7 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tlt.errors import InputError, TltError
 from tlt.io.results import Result, to_json
-from tlt.review.state import Draft, Event, Kind, undo_of
+from tlt.review.state import STUDY, Draft, Event, Kind, undo_of
 
 STORE = "review.sqlite"
 BUSY_SECONDS = 10
@@ -37,7 +37,8 @@ class Conflict(TltError):
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        super().__init__(f"{event.by} has changed {event.lesion_id} meanwhile ({event.kind.value})")
+        about = event.lesion_id or "the days"
+        super().__init__(f"{event.by} has changed {about} meanwhile ({event.kind.value})")
 
 
 class _Base(DeclarativeBase):
@@ -104,8 +105,8 @@ class Store:
             session.add(study)
             session.flush()
             session.add_all(
-                _Lesion(study_id=study.id, lesion_id=lesion.id, version=0)
-                for lesion in result.lesions
+                _Lesion(study_id=study.id, lesion_id=lesion_id, version=0)
+                for lesion_id in (STUDY, *(lesion.id for lesion in result.lesions))
             )
             return study.id
 
@@ -185,6 +186,9 @@ def fingerprint(result: Result) -> str:
 def _insert(
     session: Session, study_id: int, draft: Draft, by: str, expected: int, request_id: str
 ) -> Event:
+    if draft.kind is Kind.NEW_LESION and not session.get(_Lesion, (study_id, draft.lesion_id)):
+        session.add(_Lesion(study_id=study_id, lesion_id=draft.lesion_id, version=0))
+        session.flush()
     row = _Event(
         study_id=study_id,
         lesion_id=draft.lesion_id,

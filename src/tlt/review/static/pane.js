@@ -193,6 +193,7 @@ export class Pane {
       const [cx, cy] = place(this.sheet.plane, mark.center);
       const dashed = mark.dashed ? " dashed" : "";
       const shapes = both("circle", { cx, cy, r: radius }, mark.tone + dashed);
+      if (mark.text) shapes.push(caption(mark.text, cx + radius + 6 / s, cy - radius - 4 / s, s));
       return off <= near ? [...shapes, ...this._ticks(mark, radius, s)] : shapes;
     }
     if (mark.kind === "diamond") {
@@ -203,12 +204,7 @@ export class Pane {
     if (Math.max(this._off(mark.from), this._off(mark.to)) > near + 0.5) return [];
     const [x1, y1] = place(this.sheet.plane, mark.from), [x2, y2] = place(this.sheet.plane, mark.to);
     const lines = both("line", { x1, y1, x2, y2 }, mark.tone);
-    if (mark.text) {
-      const text = element("text", { x: Math.max(x1, x2) + 6 / s, y: (x1 > x2 ? y1 : y2) + 4 / s });
-      text.style.fontSize = `${12 / s}px`;
-      text.textContent = mark.text;
-      lines.push(text);
-    }
+    if (mark.text) lines.push(caption(mark.text, Math.max(x1, x2) + 6 / s, (x1 > x2 ? y1 : y2) + 4 / s, s));
     return lines;
   }
 
@@ -325,6 +321,13 @@ export class Pane {
     this.stage.addEventListener("pointerup", up, { once: true });
     this.stage.addEventListener("pointercancel", up, { once: true });
   }
+}
+
+function caption(words, x, y, s) {
+  const text = element("text", { x, y });
+  text.style.fontSize = `${12 / s}px`;
+  text.textContent = words;
+  return text;
 }
 
 function element(tag, attributes, name) {

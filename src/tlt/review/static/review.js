@@ -1,10 +1,12 @@
 // The review page: what is selected, what the keys do, and what is shown of it.
 import { carried, distance } from "./geometry.js";
 import { Pane } from "./pane.js";
+import { Recist } from "./recist.js";
 import { Refused, pending, read, readState, send } from "./server.js";
 
 const WORDS = { found: "found", low_confidence: "low confidence", not_found: "not found", outside_fov: "outside the view" };
 const DECISIONS = { accepted: "✓ accepted", moved: "→ moved", rejected: "✕ rejected", lost: "∅ lost" };
+const ENTRIES = { nodal: "node", finding: "RECIST entry", diameter: "diameter at baseline", new_lesion: "new lesion", day: "day" };
 const FIELDS = [40, 800];
 const POLL_MS = 4000;
 
@@ -13,6 +15,7 @@ let state = null;
 let windowsOfLesions = {};
 let chosen = null;       // id of the lesion
 let followup = 1;
+let srProfile = null;    // as chosen on this page
 let reader = localStorage.getItem("tlt-reader") || "";
 
 /** What both panes share; a pane calls its on… functions. */
@@ -35,7 +38,8 @@ const page = {
   onZoom(factor) { page.field = Math.min(Math.max(page.field * factor, FIELDS[0]), FIELDS[1]); $("fit").setAttribute("aria-pressed", "false"); draw(); },
   onClick(pane, point) {
     if (pane !== panes[1]) return;
-    if (page.moving) placeAt(point);
+    if (page.marking) { stopMoving(); recist.askNew(point.map((v) => Math.round(v * 1000) / 1000)); }
+    else if (page.moving) placeAt(point);
     else if (page.drawing) addEnd(point);
   },
   onHover(pane, point) {
@@ -49,6 +53,12 @@ const page = {
   },
   onTrouble(error) { $("saved").textContent = `picture: ${error.message}`; },
 };
+const recist = new Recist({
+  get state() { return state; }, get lesion() { return lesion(); }, get followup() { return followup; },
+  enter: (kind, id, value, at) => decide(kind, value, { of: { id, version: state.recist.versions[id] ?? 0 }, at }),
+  choose(id, number) { setFollowup(number); select(id); },
+  mark() { recist.toggle(false); startMarking(); },
+});
 const panes = [...document.querySelectorAll(".pane")].map((figure) => new Pane(figure, page));
 
 const lesion = () => state?.lesions.find((one) => one.id === chosen);
@@ -62,7 +72,7 @@ const isDecided = (one) => Boolean(one.followups[followup - 1].review);
 function show(next) {
   state = next;
   if (!state.lesions.some((one) => one.id === chosen)) chosen = null;
-  showStudy(); showList(); showLesion(); showExports(); showWarnings();
+  showStudy(); showList(); showLesion(); showExports(); showWarnings(); recist.show();
 }
 
 function showStudy() {
@@ -182,7 +192,7 @@ function followupMarks(one, match) {
   if (tracked.center_mm && match.center_mm && distance(tracked.center_mm, match.center_mm) > 0.01) {
     marks.push({ kind: "sphere", center: tracked.center_mm, radius: 1.5, tone: "tracked", dashed: true });
   }
-  return [...marks, ...sizeMarks(match.size)];
+  return [...marks, ...sizeMarks(match.size), ...recist.marks(followup)];
 }
 
 function sizeMarks(size) {
@@ -205,6 +215,7 @@ function showExports() {
     const control = button(format.title, () => exportFormats([format.name], control));
     control.setAttribute("aria-label", `Export ${format.title}: ${format.content}`);
     item.append(control, span("faint", format.content));
+    if (format.name === "dicom-sr") item.append(...undecidedNote(), profileChoice());
     return item;
   }));
   $("files").replaceChildren(...files.map((name) => {
@@ -214,6 +225,23 @@ function showExports() {
     item.append(link, span("faint", stale.includes(name) ? " (older)" : ""));
     return item;
   }));
+}
+
+/** A report with a reader's name counts as read by a person, so it says what nobody has looked at. */
+function undecidedNote() {
+  const matches = state.lesions.flatMap((one) => one.followups), open = matches.filter((one) => !one.review).length;
+  return open && open < matches.length ? [span("low_confidence", `${open} not decided`)] : [];
+}
+
+/** Which form the DICOM SR has; the next export of any format writes it so. */
+function profileChoice() {
+  const { sr_profile, sr_profiles } = state.exports, words = { plain: "exact points", ohif: "for OHIF" };
+  const made = document.createElement("select");
+  made.id = "sr-profile";
+  made.setAttribute("aria-label", "Profile of the DICOM SR");
+  made.append(...sr_profiles.map((name) => new Option(words[name] ?? name, name, false, name === (srProfile ?? sr_profile))));
+  made.addEventListener("change", () => { srProfile = made.value; });
+  return made;
 }
 
 function showWarnings() {
@@ -245,6 +273,7 @@ function select(id) {
   if (page.ownWindow) ownWindow();
   center(one);
   showLesion();
+  recist.show();
 }
 
 function itemOf(id) {
@@ -277,33 +306,40 @@ async function change(path, content) {
     const answer = await send(path, content);
     show(answer.state);
     const { event, warning } = answer;
-    const what = event.kind === "undone" ? "decision undone" : { role: "role", site: "site", nodal: "node", note: "note" }[event.kind] || event.kind;
-    say(`${event.lesion_id} ${what}, saved ${new Date(event.at).toLocaleTimeString()}`);
+    const what = event.kind === "undone" ? "decision undone" : ENTRIES[event.kind] || event.kind;
+    say(`${event.lesion_id || "study:"} ${what}, saved ${new Date(event.at).toLocaleTimeString()}`);
     if (warning) alertWith([span("", warning), button("Close", () => { $("alert").hidden = true; })]);
     return answer;
   } catch (error) {
     say("not saved", true);
     if (error instanceof Refused && error.code === 409) await conflict(error.content.event, path, content);
-    else alertWith([span("", `not saved: ${error.message}`), button("Close", () => { $("alert").hidden = true; })]);
+    else {
+      alertWith([span("", `not saved: ${error.message}`), button("Close", () => { $("alert").hidden = true; })]);
+      recist.show();
+    }
     return false;
   }
 }
 
 async function conflict(event, path, content) {
   show(await readState());
-  const now = state.lesions.find((one) => one.id === content.lesion_id);
-  select(content.lesion_id);
+  const id = content.lesion_id;
+  if (state.lesions.some((one) => one.id === id)) select(id);
   const when = new Date(event.at).toLocaleTimeString();
-  const words = `${event.by} changed ${event.lesion_id} at ${when} (${event.kind}) while you looked at it. Yours (${content.kind}) is not saved.`;
+  const words = `${event.by} changed ${id || "the days"} at ${when} (${ENTRIES[event.kind] || event.kind}) while you looked at it. Yours (${ENTRIES[content.kind] || content.kind}) is not saved.`;
   const close = () => { $("alert").hidden = true; };
+  // Two readers may name two lesions alike.
+  const other = content.kind === "new_lesion" && content.version === 0 ? recist.freeName() : "";
+  const again = other ? { ...content, lesion_id: other } : { ...content, version: state.recist.versions[id] ?? 0 };
   alertWith([span("", words),
     button("Keep theirs", close),
-    button("Save mine after theirs", () => { close(); change(path, { ...content, version: now.version }); })]);
+    button(other ? `Save mine as ${other}` : "Save mine after theirs", () => { close(); change(path, again); })]);
 }
 
 async function undo() {
   if (!reader && !(await askReader())) return;
   const answer = await change("/api/undo", { by: reader });
+  if (answer && !state.lesions.some((one) => one.id === answer.event.lesion_id)) return;
   if (answer && answer.event.lesion_id !== chosen) {
     if (answer.event.followup && answer.event.followup !== followup) setFollowup(answer.event.followup);
     select(answer.event.lesion_id);
@@ -320,6 +356,17 @@ function startMoving() {
   $("move").setAttribute("aria-pressed", "true");
   say("move: click the centre in the follow-up, or shift it with the arrows and press Enter; Escape leaves it");
   draw();
+}
+
+/** Wait for a click on a lesion that was not there at baseline. */
+function startMarking() {
+  if (state.images[followup].status !== "ready") { recist.askNew(); return; }
+  stopMoving();
+  page.marking = true;
+  panes[1].figure.classList.add("moving");
+  panes[1].hint.textContent = "Click the new lesion · Enter leaves its place out · Esc leaves it";
+  panes[1].hint.hidden = false;
+  say("new lesion: click it in the follow-up; Enter leaves its place out; Escape leaves it");
 }
 
 function startDrawing() {
@@ -371,6 +418,12 @@ function drawingMarks() {
 }
 
 function stopMoving() {
+  if (page.marking) {
+    page.marking = false;
+    panes[1].figure.classList.remove("moving");
+    panes[1].hint.hidden = true;
+    say("");
+  }
   if (page.drawing) {
     page.drawing = null;
     $("measure").setAttribute("aria-pressed", "false");
@@ -451,16 +504,17 @@ function setField(id, value) {
   if (document.activeElement !== $(id)) $(id).value = value;
 }
 
-async function exportFormats(formats, control) {
+async function exportFormats(formats, control, told = $("export-state")) {
   control.disabled = true;
-  $("export-state").textContent = "writing …";
+  told.textContent = "writing …";
   try {
-    const answer = await send("/api/export", { formats });
+    const answer = await send("/api/export", { formats, sr_profile: srProfile });
     show(await readState());
     say(`written: ${answer.files.length} files in ${answer.folder}`);
-    $("export-state").textContent = `Written: ${answer.files.length} files in the folder ${answer.folder}.`;
+    told.textContent = `Written: ${answer.files.length} files in the folder ${answer.folder}.`;
   } catch (error) {
-    $("export-state").textContent = `not written: ${error.message}`;
+    told.textContent = `not written: ${error.message}`;
+    say("not written", true);
   }
   control.disabled = false;
 }
@@ -470,9 +524,9 @@ async function showHistory() {
   const undone = new Set(events.filter((e) => e.kind === "undone").map((e) => e.value));
   $("events").replaceChildren(...events.reverse().map((event) => {
     const row = document.createElement("tr");
-    const value = event.value?.long_axis ? `of ${distance(...event.value.long_axis).toFixed(1)} mm` : event.value?.center_mm ? `to ${event.value.center_mm.join(", ")} mm` : event.value ?? "";
-    const what = event.kind === "undone" ? `undo of entry ${event.value}` : `${event.kind} ${value}`;
-    const where = event.followup && state.orders.length > 1 ? `${event.lesion_id}, follow-up ${event.followup}` : event.lesion_id;
+    const value = event.value?.long_axis ? `of ${distance(...event.value.long_axis).toFixed(1)} mm` : event.value?.center_mm && event.kind === "moved" ? `to ${event.value.center_mm.join(", ")} mm` : entryWords(event);
+    const what = event.kind === "undone" ? `undo of entry ${event.value}` : `${ENTRIES[event.kind] || event.kind} ${value}`;
+    const where = [event.lesion_id, event.followup && state.orders.length > 1 ? `follow-up ${event.followup}` : ""].filter(Boolean).join(", ");
     for (const text of [new Date(event.at).toLocaleString(), event.by, where, what]) {
       const cell = document.createElement("td");
       cell.textContent = text;
@@ -482,6 +536,14 @@ async function showHistory() {
     return row;
   }));
   $("history").showModal();
+}
+
+/** The value of an entry in words. */
+function entryWords({ kind, value }) {
+  if (value === null) return ["finding", "diameter", "new_lesion", "day"].includes(kind) ? "taken back" : "";
+  if (typeof value !== "object") return String(value);
+  const mm = value.parts_mm ? `${value.parts_mm.join(" + ")} mm` : value.diameter_mm === undefined ? "" : `${value.diameter_mm} mm`;
+  return [value.certainty, value.status?.replaceAll("_", " "), mm, value.site, value.note].filter(Boolean).join(", ");
 }
 
 function askReader() {
@@ -526,6 +588,7 @@ function offer3d(again = 5) {
 }
 
 const KEYS = {
+  t: () => { stopMoving(); recist.toggle(); }, w: () => (page.marking ? stopMoving() : startMarking()),
   n: () => step(1), p: () => step(-1), a: () => decide("accepted"), r: () => { if (!$("reject").disabled) decide("rejected"); },
   l: () => decide("lost"), m: () => (page.moving ? stopMoving() : startMoving()), d: () => (page.drawing ? stopMoving() : startDrawing()), u: undo, "?": () => $("help").showModal(),
   f: fit, h: () => toggle("marks", "marksShown"), k: () => toggle("linked", "linked"), c: () => lesion() && center(lesion()),
@@ -556,6 +619,9 @@ function onKey(event) {
   const at = event.target;
   const typing = at.checkVisibility() && at.matches("input:not([type=checkbox]):not([type=range]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  // Without the images there is nothing to decide on.
+  if (recist.shown && !"nput?[]".includes(event.key)) { if (event.key === "Escape") recist.toggle(false); return; }
+  if (page.marking && event.key === "Enter") { stopMoving(); recist.askNew(); event.preventDefault(); return; }
   if (page.moving && whileMoving(event)) { event.preventDefault(); return; }
   if (page.drawing && event.key === "Enter") { saveDrawing(); event.preventDefault(); return; }
   if (at.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
@@ -570,7 +636,8 @@ function wire() {
   document.addEventListener("keydown", onKey);
   const clicks = {
     accept: KEYS.a, reject: KEYS.r, lost: KEYS.l, move: KEYS.m, measure: KEYS.d, undo, next: KEYS.n, previous: KEYS.p, fit,
-    linked: KEYS.k, marks: KEYS.h, "open-reader": askReader, "open-history": showHistory,
+    linked: KEYS.k, marks: KEYS.h, "open-recist": KEYS.t, "recist-close": KEYS.t, "new-here": KEYS.w,
+    "recist-export": () => exportFormats(["recist"], $("recist-export"), $("recist-written")), "open-reader": askReader, "open-history": showHistory,
     "export-all": () => exportFormats(["json"], $("export-all")),
     "open-export": () => { showExports(); $("export").showModal(); }, "open-help": KEYS["?"], "open-3d": open3d, theme: nextTheme,
   };
@@ -633,7 +700,8 @@ async function loadImage(side) {
 async function poll() {
   try {
     const next = await readState();
-    if (next.head !== state.head || JSON.stringify(next.exports) !== JSON.stringify(state.exports)) {
+    const news = (key) => JSON.stringify(next[key]) !== JSON.stringify(state[key]);
+    if (next.head !== state.head || news("exports") || news("recist")) {
       next.images.forEach((image, place) => { if (image.status !== "ready") next.images[place] = state.images[place]; });
       show(next);
     }
