@@ -27,6 +27,7 @@ from tlt.errors import InputError, PeerError, UsageError
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.images import load_volume
 from tlt.io.lesions import read_lesions
+from tlt.io.sources import read_sources
 from tlt.pacs.followup import Tracking
 from tlt.pacs.peer import Limits, OurSide, Peer, open_peer
 from tlt.pacs.watch import Poll, Watch, WatchSettings
@@ -116,6 +117,20 @@ def test_a_followup_gets_its_report(
     (result,) = (work / "jobs").rglob("result.json")
     assert json.loads(result.read_text())["followups"][0]["path"] == "followup"
     assert work.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_is_kept_can_be_reviewed(orthanc, patient, keep, tmp_path):
+    """The pointer of the review leads to images that are there, or is not there."""
+    orthanc.add(patient.files("baseline", "report", "followup"))
+    said: list[str] = []
+    assert look(orthanc, tmp_path / "w", said, keep=keep).done == 1
+    (path,) = (tmp_path / "w" / "jobs").rglob("result.json")
+    sources = read_sources(path.parent)
+    assert [one for one in said if f"tlt review {path.parent}" in one] == said[-1:] * keep
+    assert bool(sources.baseline) == keep
+    for image in (sources.baseline, *sources.followups) if keep else ():
+        assert load_volume(image).grid.size_xyz == (56, 40, 30)
 
 
 def test_a_study_that_still_arrives_waits(orthanc, patient, tmp_path):

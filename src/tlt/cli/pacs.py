@@ -160,7 +160,8 @@ def watch(
         str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep images and reports of finished jobs.")
+        bool,
+        typer.Option("--keep", help="Keep images and reports of finished jobs, for tlt review."),
     ] = False,
     aet: OurTitle = None,
     connect_timeout: ConnectTimeout = 10.0,

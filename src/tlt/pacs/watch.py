@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tlt.errors import InputError, PeerError, TltError
 from tlt.io.files import atomic_write
-from tlt.pacs.followup import Marked, Say, Tracking, forget_images, run_followup
+from tlt.pacs.followup import RESULT, Marked, Say, Tracking, forget_images, run_followup
 from tlt.pacs.journal import FAILED, MAX_ATTEMPTS, OPEN, REFUSED, JobRecord, Journal
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
 from tlt.pacs.privacy import without_identifiers
@@ -203,6 +203,8 @@ class Watch:
         poll.done += 1
         if not self.settings.keep:
             forget_images(folder)
+        elif (folder / RESULT / "result.json").is_file():  # not where the report was there before
+            self.say(f"job {job}: to review it: tlt review {folder / RESULT}")
 
     def _failed(
         self, job: str, error: Exception, identifiers: tuple[str, ...], folder: Path, now: float
