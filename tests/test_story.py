@@ -21,6 +21,7 @@ import pytest
 from marks import assert_valid, need, ran
 from orthanc import PASSWORD, USER, Orthanc, running_orthanc
 from pacs_patients import write_scan
+from pydicom.uid import generate_uid
 from story import (
     ACCEPTED,
     CORRECTED,
@@ -34,7 +35,6 @@ from story import (
     parsed_by_dcmqi,
     reports_in,
 )
-from pydicom.uid import generate_uid
 from test_review_page import Server, drawn, leaf_to, opened, pytestmark, saved
 from test_review_page import browser as browser  # the fixture
 
