@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from shlex import quote
 
 from tlt.errors import InputError, PeerError, TltError
 from tlt.io.files import atomic_write
@@ -57,8 +58,8 @@ class Poll:
 
     def __str__(self) -> str:
         return (
-            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without a "
-            f"marked baseline; {self.done} reports stored now, {self.failed} failures"
+            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without an "
+            f"earlier marked CT; {self.done} done now, {self.failed} failures"
         )
 
 
@@ -204,7 +205,7 @@ class Watch:
         if not self.settings.keep:
             forget_images(folder)
         elif (folder / RESULT / "result.json").is_file():  # not where the report was there before
-            self.say(f"job {job}: to review it: tlt review {folder / RESULT}")
+            self.say(f"job {job}: to review it: tlt review {quote(str(folder / RESULT))}")
 
     def _failed(
         self, job: str, error: Exception, identifiers: tuple[str, ...], folder: Path, now: float
