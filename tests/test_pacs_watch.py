@@ -350,6 +350,18 @@ def second_series(orthanc: Orthanc, study: str) -> str:
     return orthanc.get(f"/series/{found}")["MainDicomTags"]["SeriesInstanceUID"]
 
 
+def test_our_copy_of_the_marks_is_no_new_baseline(orthanc, patient, tmp_path):
+    """`tlt track --format dicom-sr` writes the marks down again; alone they count."""
+    copy = tmp_path / "baseline_sr.dcm"
+    write_sr(LESIONS, load_volume(patient.baseline), copy, time_point=0)
+    orthanc.add(patient.files("baseline", "report", "followup"))
+    assert look(orthanc, tmp_path / "w").done == 1
+    orthanc.add([copy])
+    assert look(orthanc, tmp_path / "w").done == 0
+    orthanc.remove("Instance", SOPInstanceUID=pydicom.dcmread(patient.report).SOPInstanceUID)
+    assert look(orthanc, tmp_path / "w").done == 1
+
+
 def test_the_series_like_the_baseline_is_chosen(orthanc, patient, tmp_path):
     """Beside a localizer, a coronal reformat and a coarse series."""
     orthanc.add(patient.files("baseline", "report", "followup"))

@@ -152,7 +152,8 @@ class Watch:
         for between, one in enumerate(earlier):
             marks = [mark for mark in self._marks_in(one) if mark is not None]
             if marks:
-                newest = max(marks, key=lambda mark: (mark.made_at, mark.sop_uid))
+                # Our own copy of the marks, stored beside them, is no reason to track anew.
+                newest = max(marks, key=lambda one: (not one.copied, one.made_at, one.sop_uid))
                 return Marked(one, newest, between)
         return None
 
