@@ -30,7 +30,9 @@ from tlt.io.lesions import read_lesions
 from tlt.io.sources import read_sources
 from tlt.pacs.followup import Tracking
 from tlt.pacs.peer import Limits, OurSide, Peer, open_peer
+from tlt.pacs.source import is_peer_source
 from tlt.pacs.watch import Poll, Watch, WatchSettings
+from tlt.review.service import Review
 
 PROTOCOLS = ("dicomweb", "dimse")
 LIMITS = Limits(connect_s=2.0, read_s=10.0, attempts=2, pause_s=0.01)
@@ -120,17 +122,30 @@ def test_a_followup_gets_its_report(
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_is_kept_can_be_reviewed(orthanc, patient, keep, tmp_path):
-    """The pointer of the review leads to images that are there, or is not there."""
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_review_finds_the_images(orthanc, patient, keep, protocol, tmp_path, monkeypatch):
+    """In the job's folder where they are kept, else in the PACS."""
+    for name, value in (("USER", USER), ("PASSWORD", PASSWORD), ("STORE_PORT", orthanc.store_port)):
+        monkeypatch.setenv(f"TLT_PACS_{name}", str(value))
     orthanc.add(patient.files("baseline", "report", "followup"))
     said: list[str] = []
-    assert look(orthanc, tmp_path / "w", said, keep=keep).done == 1
+    kept = settings(tmp_path / "w", keep=keep)
+    with Watch(connect(orthanc, protocol), kept, said.append) as watch:
+        assert watch.poll(time.time()).done == 1
     (path,) = (tmp_path / "w" / "jobs").rglob("result.json")
     sources = read_sources(path.parent)
-    assert [one for one in said if f"tlt review {path.parent}" in one] == said[-1:] * keep
-    assert bool(sources.baseline) == keep
-    for image in (sources.baseline, *sources.followups) if keep else ():
-        assert load_volume(image).grid.size_xyz == (56, 40, 30)
+    assert f"tlt review {path.parent}" in said[-1]
+    for image in (sources.baseline, *sources.followups):
+        assert is_peer_source(image) != keep
+    review = Review(path.parent, formats=("json", "dicom-sr"))
+    try:
+        assert review.shelf.stack(0).volume.grid.size_xyz == (56, 40, 30)
+        assert "followup_sr.dcm" in review.export(["dicom-sr"])
+        fetched = Path(review.shelf.stack(1).volume.path)
+        assert fetched.is_dir()
+    finally:
+        review.close()
+    assert fetched.is_dir() == keep
 
 
 def test_a_study_that_still_arrives_waits(orthanc, patient, tmp_path):

@@ -16,12 +16,13 @@ from pathlib import Path
 from tlt.errors import InputError, PeerError
 from tlt.io.output import staged
 from tlt.io.results import Result, write_json
-from tlt.io.sources import SOURCES, write_sources
+from tlt.io.sources import write_sources
 from tlt.lesion import Status
 from tlt.pacs.choose import Appearance, appearance_of, choose_series
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
 from tlt.pacs.pulling import file_name, folder_name, pull_series
 from tlt.pacs.reports import Marks, ReportUids, report_uids, write_report
+from tlt.pacs.source import lead_to
 from tlt.pipeline import TrackJob, track_study
 
 RESULT, REPORT = "result", "report.dcm"
@@ -87,12 +88,18 @@ def run_followup(
     say("report stored")
 
 
-def forget_images(folder: Path) -> None:
-    """Remove what identifies the patient from the folder of a job; result.json stays."""
+def forget_images(peer: Peer, folder: Path) -> None:
+    """Remove what identifies the patient from the folder of a job; result.json stays.
+
+    A review fetches the images from the PACS again.
+    """
+    lead_to(
+        folder / RESULT,
+        {str((folder / name).absolute()): peer.source for name in ("baseline", "followup")},
+    )
     for name in ("baseline", "followup", "offered"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (REPORT, SOURCES):
-        (folder / RESULT / name).unlink(missing_ok=True)
+    (folder / RESULT / REPORT).unlink(missing_ok=True)
 
 
 def _track(

@@ -58,8 +58,8 @@ class Poll:
 
     def __str__(self) -> str:
         return (
-            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without an "
-            f"earlier marked CT; {self.done} done now, {self.failed} failures"
+            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without "
+            f"an earlier marked CT; {self.done} done now, {self.failed} failures"
         )
 
 
@@ -204,8 +204,8 @@ class Watch:
         self.journal.finish(job, now)
         poll.done += 1
         if not self.settings.keep:
-            forget_images(folder)
-        elif (folder / RESULT / "result.json").is_file():  # not where the report was there before
+            forget_images(self.peer, folder)
+        if (folder / RESULT / "result.json").is_file():  # not where the report was there before
             self.say(f"job {job}: to review it: tlt review {quote(str(folder / RESULT))}")
 
     def _failed(
