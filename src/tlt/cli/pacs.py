@@ -161,7 +161,7 @@ def watch(
     ] = "auto",
     keep: Annotated[
         bool,
-        typer.Option("--keep", help="Keep images and reports of finished jobs, for tlt review."),
+        typer.Option("--keep", help="Keep images and reports of finished jobs."),
     ] = False,
     aet: OurTitle = None,
     connect_timeout: ConnectTimeout = 10.0,
