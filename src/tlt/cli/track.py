@@ -56,8 +56,8 @@ def track(
             "--baseline",
             "-bl",
             metavar="IMAGE",
-            help="Image with the lesions: file, DICOM folder or zip; FOLDER#SERIES_UID; a series in "
-            "a PACS as dicomweb+https://HOST/dicom-web#UID or dicom://AE@HOST:PORT#UID.",
+            help="Image with the lesions: file, DICOM folder or zip; FOLDER#SERIES_UID; a series "
+            "in a PACS as dicomweb+https://HOST/dicom-web#UID or dicom://AE@HOST:PORT#UID.",
         ),
     ],
     followup: Annotated[
