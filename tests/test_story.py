@@ -35,15 +35,13 @@ from story import (
     parsed_by_dcmqi,
     reports_in,
 )
-from test_review_page import Server, drawn, leaf_to, opened, pytestmark, saved
+from test_review_page import Server, drawn, leaf_to, opened, saved
 from test_review_page import browser as browser  # the fixture
+from test_review_page import pytestmark as pytestmark  # Chromium is needed here, too
 
 from tlt.geometry import Triple
 from tlt.io.images import load_volume
 from tlt.volume import Volume
-
-assert pytestmark  # Chromium is needed here, too
-
 
 LONG_MM, SHORT_MM = 26.0, 18.0  # what the reader measures of the corrected lesion
 LATER_MM = (5.0, -7.0, 4.0)  # how the patient lies in the scan after
@@ -82,7 +80,7 @@ class Commands:
 
 
 def test_from_a_marked_baseline_to_the_readers_report_in_the_pacs(browser, tmp_path) -> None:
-    need("tid1500reader", "dciodvfy")
+    need("tid1500reader", "dciodvfy", "dsrdump")
     story = make_story(tmp_path / "patient")
     with running_orthanc(tmp_path / "orthanc") as orthanc:
         tlt = Commands(orthanc, tmp_path)
