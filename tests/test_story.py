@@ -187,6 +187,7 @@ def check_report(report, story: Story, tracked: dict[str, Triple], folder: Path)
     assert parsed_by_dcmqi(path, folder, ran) == uids
     assert_valid(path)
     text = ran("dsrdump", "+Pl", path)
+    assert READER in text
     assert f"{LOST} (Tracking UID {story.tracking_uids[LOST]}): not found" in text
 
 
