@@ -21,6 +21,7 @@ from pydicom.uid import RLELossless
 from tlt.cli.main import main
 from tlt.errors import InputError, PeerError, UsageError
 from tlt.io.images import load_volume
+from tlt.io.sources import read_sources
 from tlt.pacs.dimse import DimsePeer
 from tlt.pacs.peer import Limits, OurSide, Peer, PeerSeries, open_peer
 from tlt.pacs.pulling import file_name, pull_series, the_series
@@ -214,6 +215,9 @@ def test_a_series_of_a_pacs_is_tracked_like_a_folder(
     assert result["baseline"]["series_uid"] == patient.baseline_series
     assert load_volume(at + patient.followup_series).grid.size_xyz == (56, 40, 30)
     assert not list((tmp_path / "tmp").iterdir())
+    sources = read_sources(tmp_path / "out")  # a review fetches them again
+    assert sources.baseline == at + patient.baseline_series
+    assert sources.followups == (at + patient.followup_series,)
     written = [pydicom.dcmread(path) for path in (tmp_path / "out").glob("*.dcm")]
     assert patient.followup_study in {one.StudyInstanceUID for one in written}
 

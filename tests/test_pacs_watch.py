@@ -27,9 +27,12 @@ from tlt.errors import InputError, PeerError, UsageError
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.images import load_volume
 from tlt.io.lesions import read_lesions
+from tlt.io.sources import read_sources
 from tlt.pacs.followup import Tracking
 from tlt.pacs.peer import Limits, OurSide, Peer, open_peer
+from tlt.pacs.source import is_peer_source
 from tlt.pacs.watch import Poll, Watch, WatchSettings
+from tlt.review.service import Review
 
 PROTOCOLS = ("dicomweb", "dimse")
 LIMITS = Limits(connect_s=2.0, read_s=10.0, attempts=2, pause_s=0.01)
@@ -116,6 +119,33 @@ def test_a_followup_gets_its_report(
     (result,) = (work / "jobs").rglob("result.json")
     assert json.loads(result.read_text())["followups"][0]["path"] == "followup"
     assert work.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_review_finds_the_images(orthanc, patient, keep, protocol, tmp_path, monkeypatch):
+    """In the job's folder where they are kept, else in the PACS."""
+    for name, value in (("USER", USER), ("PASSWORD", PASSWORD), ("STORE_PORT", orthanc.store_port)):
+        monkeypatch.setenv(f"TLT_PACS_{name}", str(value))
+    orthanc.add(patient.files("baseline", "report", "followup"))
+    said: list[str] = []
+    kept = settings(tmp_path / "w", keep=keep)
+    with Watch(connect(orthanc, protocol), kept, said.append) as watch:
+        assert watch.poll(time.time()).done == 1
+    (path,) = (tmp_path / "w" / "jobs").rglob("result.json")
+    sources = read_sources(path.parent)
+    assert f"tlt review {path.parent}" in said[-1]
+    for image in (sources.baseline, *sources.followups):
+        assert is_peer_source(image) != keep
+    review = Review(path.parent, formats=("json", "dicom-sr"))
+    try:
+        assert review.shelf.stack(0).volume.grid.size_xyz == (56, 40, 30)
+        assert "followup_sr.dcm" in review.export(["dicom-sr"])
+        fetched = Path(review.shelf.stack(1).volume.path)
+        assert fetched.is_dir()
+    finally:
+        review.close()
+    assert fetched.is_dir() == keep
 
 
 def test_a_study_that_still_arrives_waits(orthanc, patient, tmp_path):
@@ -333,6 +363,18 @@ def test_only_marks_of_a_person_make_a_baseline(orthanc, patient, tmp_path):
 def second_series(orthanc: Orthanc, study: str) -> str:
     (found,) = orthanc.find("Series", Modality="CT", StudyInstanceUID=study)
     return orthanc.get(f"/series/{found}")["MainDicomTags"]["SeriesInstanceUID"]
+
+
+def test_our_copy_of_the_marks_is_no_new_baseline(orthanc, patient, tmp_path):
+    """`tlt track --format dicom-sr` writes the marks down again; alone they count."""
+    copy = tmp_path / "baseline_sr.dcm"
+    write_sr(LESIONS, load_volume(patient.baseline), copy, time_point=0)
+    orthanc.add(patient.files("baseline", "report", "followup"))
+    assert look(orthanc, tmp_path / "w").done == 1
+    orthanc.add([copy])
+    assert look(orthanc, tmp_path / "w").done == 0
+    orthanc.remove("Instance", SOPInstanceUID=pydicom.dcmread(patient.report).SOPInstanceUID)
+    assert look(orthanc, tmp_path / "w").done == 1
 
 
 def test_the_series_like_the_baseline_is_chosen(orthanc, patient, tmp_path):

@@ -14,7 +14,7 @@ from tlt.io.output import staged
 from tlt.io.results import Result, Software, build_result
 from tlt.io.sources import write_sources
 from tlt.lesion import Lesion
-from tlt.pacs.source import local_job
+from tlt.pacs.source import keep_addresses, local_job
 from tlt.timeline import Progress, in_time_order, track_over_time
 from tlt.volume import Volume
 
@@ -76,7 +76,9 @@ def run_track(job: TrackJob, progress: Progress | None = None) -> Result:
     _check_tracker(job.tracker)
     _check_formats(job)
     with local_job(job) as local:
-        return _run(local, progress or _nothing)
+        result = _run(local, progress or _nothing)
+        keep_addresses(job, local)
+    return result
 
 
 def _run(job: TrackJob, report: Progress) -> Result:

@@ -160,7 +160,8 @@ def watch(
         str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep images and reports of finished jobs.")
+        bool,
+        typer.Option("--keep", help="Keep images and reports of finished jobs."),
     ] = False,
     aet: OurTitle = None,
     connect_timeout: ConnectTimeout = 10.0,
@@ -193,6 +194,13 @@ def watch(
             watching.run(interval)
         poll = watching.poll(time.time())
     display.say(str(poll))
+    if not poll.studies and days:
+        display.say(f"only studies of the last {days} days are looked at; --days 0 takes all")
+    if poll.arriving:
+        display.say(
+            f"a study is finished after {quiet_seconds:g} s without a new image (--quiet-seconds); "
+            "look again then"
+        )
     if poll.failed:
         display.say(f"failures are listed in {work / 'failures.csv'}")
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "alembic")
 
 def review(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder that tlt track wrote (result.json).")
+        Path, typer.Argument(metavar="DIR", help="Folder that tlt track or tlt pacs watch wrote.")
     ],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")

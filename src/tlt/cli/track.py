@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,8 @@ def track(
             "--baseline",
             "-bl",
             metavar="IMAGE",
-            help="Image with the lesions: file, DICOM folder or zip; FOLDER#SERIES_UID.",
+            help="Image with the lesions: file, DICOM folder or zip; FOLDER#SERIES_UID; a series "
+            "in a PACS as dicomweb+https://HOST/dicom-web#UID or dicom://AE@HOST:PORT#UID.",
         ),
     ],
     followup: Annotated[
@@ -165,6 +167,8 @@ def track(
         return
     print_matches(result)
     display.say(f"results are in {job.output}")
+    if "json" in chosen:
+        display.say(f"to check and correct them: tlt review {shlex.quote(str(job.output))}")
 
 
 def chosen_formats(given: list[str] | None, output: str) -> tuple[str, ...]:

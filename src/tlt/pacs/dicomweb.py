@@ -42,7 +42,7 @@ class DicomWebPeer:
 
     def __init__(self, url: str, our_side: OurSide, limits: Limits) -> None:
         parts = urlsplit(url)
-        self.name = parts.netloc
+        self.name, self.source = parts.netloc, f"dicomweb+{url}"
         self.limits = limits
         timeouts = (limits.connect_s, limits.read_s)
         self._session = session = BoundedSession(self.name, our_side, limits)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, Association, build_context, build_role, evt
@@ -52,6 +53,8 @@ class DimsePeer:
         self, host: str, port: int, ae_title: str, our_side: OurSide, limits: Limits
     ) -> None:
         self.name = f"{ae_title}@{host}:{port}"
+        bracketed = f"[{host}]" if ":" in host else host
+        self.source = f"dicom://{quote(ae_title)}@{bracketed}:{port}"
         self.host, self.port, self.ae_title = host, port, ae_title
         self.our_side, self.limits = our_side, limits
 

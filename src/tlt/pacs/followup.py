@@ -16,14 +16,16 @@ from pathlib import Path
 from tlt.errors import InputError, PeerError
 from tlt.io.output import staged
 from tlt.io.results import Result, write_json
+from tlt.io.sources import write_sources
 from tlt.lesion import Status
 from tlt.pacs.choose import Appearance, appearance_of, choose_series
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
 from tlt.pacs.pulling import file_name, folder_name, pull_series
 from tlt.pacs.reports import Marks, ReportUids, report_uids, write_report
+from tlt.pacs.source import lead_to
 from tlt.pipeline import TrackJob, track_study
 
-REPORT = "report.dcm"
+RESULT, REPORT = "result", "report.dcm"
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
@@ -66,7 +68,7 @@ def run_followup(
     ``offered`` are the CT series of the follow-up study. Raises PeerError when the PACS fails,
     InputError for images or marks that cannot be used, ModelError for the tracker.
     """
-    result = folder / "result"
+    result = folder / RESULT
     report = result / REPORT
     if not report.is_file():
         baseline = _baseline_series(peer, marked)
@@ -86,11 +88,18 @@ def run_followup(
     say("report stored")
 
 
-def forget_images(folder: Path) -> None:
-    """Remove what identifies the patient from the folder of a job; result.json stays."""
+def forget_images(peer: Peer, folder: Path) -> None:
+    """Remove what identifies the patient from the folder of a job; result.json stays.
+
+    A review fetches the images from the PACS again.
+    """
+    lead_to(
+        folder / RESULT,
+        {str((folder / name).absolute()): peer.source for name in ("baseline", "followup")},
+    )
     for name in ("baseline", "followup", "offered"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "result" / REPORT).unlink(missing_ok=True)
+    (folder / RESULT / REPORT).unlink(missing_ok=True)
 
 
 def _track(
@@ -113,6 +122,7 @@ def _track(
             "let the PACS's administrator look"
         )
     write_json(study.result, output / "result.json")
+    write_sources(output, study.baseline, study.followups, ("json",))
     write_report(study, output / REPORT, uids, marked.studies_between + 1)
     return study.result
 

@@ -109,6 +109,7 @@ class Peer(Protocol):
     """What both protocols can do. Every method raises PeerError when the peer fails."""
 
     name: str  # host and port: safe to log
+    source: str  # with #UID behind it the address of a series, as `load_volume` takes it
     limits: Limits
 
     def echo(self) -> None:

@@ -37,12 +37,14 @@ class Marks:
         sop_uid: its SOP Instance UID.
         series_uid: the CT series that it refers to most; None if it names none.
         made_at: date and time of its content, which sort as text.
+        copied: `tlt` wrote them down again; they came from another report, or from another file.
     """
 
     path: Path
     sop_uid: str = field(repr=False)
     series_uid: str | None = field(repr=False)
     made_at: str = field(repr=False)
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,11 @@ def marks_of(path: Path) -> Marks | None:
             if title != REPORT_TITLE or not any(_is(one, MEASUREMENT_GROUP) for one in items):
                 return None
             by_person = any(_is(one, PERSON_OBSERVER) for one in items)
-            if (
-                report.get("Manufacturer") == MANUFACTURER
-                and not by_person
-                and not _is_baseline(report)
-            ):
+            ours = report.get("Manufacturer") == MANUFACTURER and not by_person
+            if ours and not _is_baseline(report):
                 return None
             made_at = f"{report.get('ContentDate') or ''}{report.get('ContentTime') or ''}"
-            return Marks(path, str(report.SOPInstanceUID), _ct_series(report), made_at)
+            return Marks(path, str(report.SOPInstanceUID), _ct_series(report), made_at, ours)
     except Exception:  # no DICOM, no report, or a damaged one
         return None
 

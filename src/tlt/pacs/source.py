@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tlt.errors import InputError, UsageError
+from tlt.io.sources import SOURCES, read_sources, save_sources
 from tlt.pacs.privacy import digest
 
 if TYPE_CHECKING:
@@ -72,4 +73,31 @@ def local_job(job: TrackJob) -> Iterator[TrackJob]:
             baseline=local(job.baseline),
             followups=tuple(map(local, job.followups)),
             lesions=local(job.lesions),
+        )
+
+
+def keep_addresses(job: TrackJob, local: TrackJob) -> None:
+    """Let the results of a job lead to the PACS, not to the folders that are removed with it."""
+    given, folders = (job.baseline, *job.followups), (local.baseline, *local.followups)
+    fetched = {
+        str(Path(folder).absolute()): path.rpartition("#")[0]
+        for path, folder in zip(given, folders, strict=True)
+        if path != folder
+    }
+    if job.output is not None and fetched:
+        lead_to(job.output, fetched)
+
+
+def lead_to(output: Path, addresses: Mapping[str, str]) -> None:
+    """Name PACS in place of folders in what a result leaves for `tlt review`, where it does."""
+    sources = read_sources(output)
+
+    def renamed(path: str) -> str:
+        folder, _, uid = path.rpartition("#")
+        return f"{addresses[folder]}#{uid}" if folder in addresses else path
+
+    if (output / SOURCES).is_file():
+        followups = tuple(map(renamed, sources.followups))
+        save_sources(
+            replace(sources, baseline=renamed(sources.baseline), followups=followups), output
         )

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from shlex import quote
 
 from tlt.errors import InputError, PeerError, TltError
 from tlt.io.files import atomic_write
-from tlt.pacs.followup import Marked, Say, Tracking, forget_images, run_followup
+from tlt.pacs.followup import RESULT, Marked, Say, Tracking, forget_images, run_followup
 from tlt.pacs.journal import FAILED, MAX_ATTEMPTS, OPEN, REFUSED, JobRecord, Journal
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
 from tlt.pacs.privacy import without_identifiers
@@ -57,8 +58,8 @@ class Poll:
 
     def __str__(self) -> str:
         return (
-            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without a "
-            f"marked baseline; {self.done} reports stored now, {self.failed} failures"
+            f"{self.studies} CT studies: {self.arriving} still arriving, {self.unmarked} without "
+            f"an earlier marked CT; {self.done} done now, {self.failed} failures"
         )
 
 
@@ -151,7 +152,8 @@ class Watch:
         for between, one in enumerate(earlier):
             marks = [mark for mark in self._marks_in(one) if mark is not None]
             if marks:
-                newest = max(marks, key=lambda mark: (mark.made_at, mark.sop_uid))
+                # Our own copy of the marks, stored beside them, is no reason to track anew.
+                newest = max(marks, key=lambda one: (not one.copied, one.made_at, one.sop_uid))
                 return Marked(one, newest, between)
         return None
 
@@ -202,7 +204,9 @@ class Watch:
         self.journal.finish(job, now)
         poll.done += 1
         if not self.settings.keep:
-            forget_images(folder)
+            forget_images(self.peer, folder)
+        if (folder / RESULT / "result.json").is_file():  # not where the report was there before
+            self.say(f"job {job}: to review it: tlt review {quote(str(folder / RESULT))}")
 
     def _failed(
         self, job: str, error: Exception, identifiers: tuple[str, ...], folder: Path, now: float

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
-from tlt.errors import InputError
+from tlt.errors import InputError, TltError
 from tlt.io.images import load_volume
 from tlt.io.results import Image, Result
 from tlt.io.sources import Sources
+from tlt.pacs.source import is_peer_source, pulled_source
 from tlt.review.slices import Stack
 
 
@@ -26,6 +28,7 @@ class Shelf:
         # Two at once: the first two images are what the page shows first.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="read-image")
         self._lock = Lock()
+        self._pulled = ExitStack()  # folders of images from a PACS, until the review ends
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -51,12 +54,19 @@ class Shelf:
         error = reading.exception()
         if error is None:
             return "ready", ""
-        known = isinstance(error, InputError)
+        known = isinstance(error, TltError)
         return "failed", str(error) if known else f"cannot be read ({type(error).__name__})"
 
     def close(self) -> None:
-        """Start no further reading."""
+        """Start no further reading, and remove what was fetched from a PACS."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pulled.close()
+
+    def _local(self, path: str) -> str:
+        """The path, or the folder of what a PACS has: exports read the headers again."""
+        if not is_peer_source(path):
+            return path
+        return str(self._pulled.enter_context(pulled_source(path)))
 
     def _read(self, number: int) -> Stack:
         path, facts = self._paths[number], self._facts[number]
@@ -67,8 +77,8 @@ class Shelf:
                 f"end tlt review and start it with {option} IMAGE"
             )
         try:
-            volume = load_volume(path)
-        except InputError as error:
+            volume = load_volume(self._local(path))
+        except TltError as error:
             raise InputError(
                 f"{role}: {error}; or end tlt review and start it with {option} IMAGE"
             ) from error
