@@ -57,6 +57,9 @@ def test_a_reading_counts_as_marked_by_its_reader_and_only_then(review, page):
     assert observers(review.folder / "followup_sr.dcm") == []
     assert marks_of(review.folder / "followup_sr.dcm") is None
     decide(page, "moved", "L2", by="Ann", value=list(truth_mm("L2")))
+    export(page)
+    assert observers(review.folder / "followup_sr.dcm") == []  # L1 is open; L3 is out of view
+    assert marks_of(review.folder / "followup_sr.dcm") is None
     decide(page, "accepted", "L1", by="Bob^Jr")
     export(page)
     assert observers(review.folder / "followup_sr.dcm") == ["Bob Jr^"]

@@ -13,7 +13,7 @@ from tlt.io.dicom_sr_write import write_sr
 from tlt.io.pictures import Picture, draw_pictures
 from tlt.io.report import write_report
 from tlt.io.results import Result
-from tlt.lesion import Match
+from tlt.lesion import Match, Status
 from tlt.timeline import Progress
 from tlt.volume import Volume
 
@@ -100,10 +100,16 @@ def write_lesions(
 
 
 def reader_of(result: Result, followup: int) -> str:
-    """Who decided last on a match of a follow-up (from 1); empty where no reader has."""
-    reviews = [lesion.followups[followup - 1].review for lesion in result.lesions]
+    """Who decided last on a follow-up (from 1); empty until every match in its view is decided.
+
+    A report with a reader's name is taken as marked by that reader, the next baseline among others;
+    one glance at one lesion must not vouch for the rest.
+    """
+    matches = [lesion.followups[followup - 1] for lesion in result.lesions]
+    reviews = [m.review for m in matches if m.review or m.status is not Status.OUTSIDE_FOV]
     decided = [review for review in reviews if review is not None]
-    return max(decided, key=lambda review: review.at).by if decided else ""
+    whole = decided and len(decided) == len(reviews)
+    return max(decided, key=lambda review: review.at).by if whole else ""
 
 
 def _write_points(

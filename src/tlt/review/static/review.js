@@ -227,10 +227,10 @@ function showExports() {
   }));
 }
 
-/** A report with a reader's name counts as read by a person, so it says what nobody has looked at. */
+/** A report gets its reader's name, and so counts as read, only when nothing is left open. */
 function undecidedNote() {
   const matches = state.lesions.flatMap((one) => one.followups), open = matches.filter((one) => !one.review).length;
-  return open && open < matches.length ? [span("low_confidence", `${open} not decided`)] : [];
+  return open && open < matches.length ? [span("low_confidence", `${open} not decided: no reader's name in the SR yet`)] : [];
 }
 
 /** Which form the DICOM SR has; the next export of any format writes it so. */
