@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +32,9 @@ settings.load_profile("tlt")
 # (centre in LPS mm, radius in mm, HU): a lung nodule, a node and a lesion in the soft tissue.
 SPHERES = (((-70.0, 0.0, 10.0), 14.0, 30.0), ((0.0, 30.0, -40.0), 12.0, 120.0),
            ((40.0, -60.0, -60.0), 10.0, -10.0))  # fmt: skip
+# Packages bring programs along, such as those of dcmqi; the environment need not be activated.
+os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 LAS = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
