@@ -12,7 +12,8 @@ from fakes import GRID, SHIFT_MM, ball_volume, make_match, make_pair
 
 from tlt.geometry import AffineTransform
 from tlt.io.images import load_volume, save_volume
-from tlt.io.results import Result, Software, build_result, write_csv, write_json
+from tlt.io.matches_csv import write_csv
+from tlt.io.results import Result, Software, build_result, write_json
 from tlt.io.sources import write_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN

@@ -14,8 +14,8 @@ from fakes import LESIONS, ball_volume, make_match, make_pair
 from pydantic import ValidationError
 
 from tlt.geometry import AffineTransform
+from tlt.io.matches_csv import CSV_COLUMNS, to_csv, write_csv
 from tlt.io.results import (
-    CSV_COLUMNS,
     Review,
     Software,
     build_result,
@@ -23,9 +23,7 @@ from tlt.io.results import (
     result_schema,
     size_facts,
     size_of,
-    to_csv,
     to_json,
-    write_csv,
     write_json,
 )
 from tlt.lesion import Axis, Size, Status

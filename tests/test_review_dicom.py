@@ -9,7 +9,8 @@ import pydicom
 import pytest
 from marks import centroid
 from reviewed import make_folder, truth_mm
-from test_review_api import GUARD, client, decide
+from test_review_api import decide
+from test_review_api import page as page
 
 from tlt.cli.track import FORMATS
 from tlt.io.images import load_volume
@@ -18,7 +19,6 @@ from tlt.io.results import read_json
 from tlt.io.sources import read_sources
 from tlt.lesion import Status
 from tlt.pacs.reports import marks_of
-from tlt.review.guard import CSRF_HEADER
 from tlt.review.outlines import Outlines
 from tlt.review.service import Review
 
@@ -33,14 +33,6 @@ def review(tmp_path: Path):
     opened.shelf.stack(1)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def page(review):
-    browser = client(review)
-    browser.get(GUARD.url)
-    browser.headers[CSRF_HEADER] = GUARD.csrf
-    return browser
 
 
 def export(page, **more):

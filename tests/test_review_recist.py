@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from reviewed import make_folder
-from test_review_api import GUARD, client, decide
+from test_review_api import decide
+from test_review_api import page as page
 
 from tlt.cli.main import main
 from tlt.errors import InputError
@@ -17,7 +18,6 @@ from tlt.io.results import read_json
 from tlt.recist import assess, read_entries
 from tlt.recist import to_json as assessment_json
 from tlt.review.entries import entries_of
-from tlt.review.guard import CSRF_HEADER
 from tlt.review.service import Review
 from tlt.review.state import STUDY, Draft, Event, Kind, checked
 from tlt.review.store import STORE, Store
@@ -35,14 +35,6 @@ def review(folder: Path):
     opened = Review(folder, formats=FORMATS)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def page(review):
-    browser = client(review)
-    browser.get(GUARD.url)
-    browser.headers[CSRF_HEADER] = GUARD.csrf
-    return browser
 
 
 def enter(page, kind: str, lesion_id: str, value, followup: int | None = 1, by: str = "Ann"):

@@ -29,7 +29,6 @@ CORE = 0.45  # share of the expected radius that is surely inside
 LEAST_NOISE_HU = 10.0
 SOFT_HU = 60.0  # an edge of this height counts half of one of any height
 STRAY = 1.0  # cost of crossing an expected radius of what is unlike the lesion
-GROWTH = 0.15  # cost of an e-fold change of the expected radius, squared
 ROUND = 0.5  # cost of an e-fold radius of one ray against the middle one of all, squared
 STEP, JUMP = 0.15, 0.6  # cost of a radius that is one bin off its neighbour's, or more
 NEAR_MM, EDGE_MM, FLAT = 2.0, 3.5, 0.2  # of where an edge is half way; see `_half_way`

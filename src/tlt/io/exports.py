@@ -10,6 +10,7 @@ from tlt.io import lesions, results
 from tlt.io.dicom_rtstruct import write_rtstruct
 from tlt.io.dicom_seg import write_seg
 from tlt.io.dicom_sr_write import write_sr
+from tlt.io.matches_csv import write_csv
 from tlt.io.pictures import Picture, draw_pictures
 from tlt.io.report import write_report
 from tlt.io.results import Result
@@ -55,7 +56,7 @@ def write_study(
     if "json" in formats:
         results.write_json(study.result, folder / "result.json")
     if "csv" in formats:
-        results.write_csv(study.result, folder / "matches.csv")
+        write_csv(study.result, folder / "matches.csv")
     if "png" in formats or "html" in formats:
         _write_pictures(study, folder, formats, progress)
 

@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 
 from tlt.errors import PeerError
 from tlt.pacs.peer import (
+    LOCAL,
+    MAX_RESULTS,
     Limits,
     OurSide,
     PeerSeries,
@@ -29,10 +31,9 @@ from tlt.pacs.peer import (
 from tlt.pacs.session import BoundedSession, explained
 
 ORIGINAL = (("application/dicom", "*"),)  # as it was stored, compressed or not
-PAGE, MAX_RESULTS = 500, 20_000
+PAGE = 500
 STUDY_FIELDS = ("PatientBirthDate", "IssuerOfPatientID", "StudyTime")
 SERIES_FIELDS = ("NumberOfSeriesRelatedInstances",)
-LOCAL = ("localhost", "127.0.0.1", "::1")
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from tlt.errors import PeerError, UsageError
 from tlt.pacs.contexts import UNCOMPRESSED, receivable, storage_classes
 from tlt.pacs.peer import (
+    LOCAL,
+    MAX_RESULTS,
     Limits,
     OurSide,
     PassingError,
@@ -37,11 +39,9 @@ from tlt.pacs.peer import (
 FIND = StudyRootQueryRetrieveInformationModelFind
 GET = StudyRootQueryRetrieveInformationModelGet
 MOVE = StudyRootQueryRetrieveInformationModelMove
-MAX_RESULTS = 20_000
 UIDS_A_REQUEST = 100
 MAX_CONTEXTS = 128
 PENDING, SUCCESS, OUT_OF_RESOURCES = (0xFF00, 0xFF01), 0x0000, 0xA700
-LOCAL = ("localhost", "127.0.0.1", "::1")
 
 T = TypeVar("T")
 

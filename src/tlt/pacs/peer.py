@@ -24,6 +24,8 @@ from pydicom.dataset import Dataset
 from tlt.errors import InputError, PeerError, TltError, UsageError
 from tlt.pacs.privacy import quiet_libraries
 
+MAX_RESULTS = 20_000  # of a search; more is no search for one patient
+LOCAL = ("localhost", "127.0.0.1", "::1")
 UID_FORM = re.compile(r"[0-9]+(\.[0-9]+)*")
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from tlt.recist.criteria import mm_text, percent_text
 from tlt.recist.roles import Part
 from tlt.recist.tables import RESPONSE_WORDS, cell, decisions, legend, to_csv, to_json
 
-FILES = ("recist.html", "recist.csv", "recist.json")
 PART_WORDS = {
     Part.TARGET: "Target lesions",
     Part.NON_TARGET: "Non-target lesions",

@@ -11,8 +11,9 @@ from pathlib import Path
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
 from tlt.io.files import atomic_write
+from tlt.io.matches_csv import write_csv
 from tlt.io.output import names_in, staged
-from tlt.io.results import Result, write_csv, write_json
+from tlt.io.results import Result, write_json
 from tlt.io.sources import read_sources, save_sources
 from tlt.pipeline import WRITTEN, Study
 from tlt.recist.entries import ENTRIES, to_json
