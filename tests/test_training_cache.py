@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,18 @@ def test_pairs_of_another_recipe_are_refused(ct_folder: Path, tmp_path: Path) ->
     TrainingPairs(tiny_config(tmp_path / "other", **values | {"steps": 5}))
     with pytest.raises(UsageError, match="holds other pairs"):
         TrainingPairs(tiny_config(tmp_path / "run", **values, seed=9))
+
+
+def test_pairs_of_another_simulator_are_refused(ct_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "run", data=ct_folder, steps=1, cache=tmp_path / "cache")
+    TrainingPairs(config)[0]
+    TrainingPairs(config)  # its own are welcome
+    path = tmp_path / "cache" / "000000.npz"
+    with np.load(path) as kept:
+        values = dict(kept)
+    np.savez(path, **values | {"truth_mm": values["truth_mm"] + 1})
+    with pytest.raises(UsageError, match="another version of the simulator"):
+        TrainingPairs(config)
 
 
 def test_what_was_painted_lies_where_the_pair_says(ct_folder: Path, tmp_path: Path) -> None:

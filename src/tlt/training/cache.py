@@ -17,6 +17,8 @@ from tlt.errors import UsageError
 from tlt.io.files import atomic_path, atomic_write
 
 HU_FIELDS = ("template", "search")  # kept as whole numbers
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+SAME_HU, SAME_MM = 2.0, 0.1  # beyond rounding and another machine's arithmetic
 
 
 class PairCache:
@@ -43,12 +45,31 @@ class PairCache:
                 f"cache: {folder} holds other pairs (recipe.json); choose another folder"
             )
 
+    def check(self, make: Callable[[int], TrainingPair]) -> None:
+        """Makes the first pair that is kept anew: pairs of another simulator are told at once.
+
+        Raises:
+            UsageError: it is another than the one kept.
+        """
+        kept = min(self.folder.glob("*.npz"), default=None)
+        if kept is None:
+            return
+        try:
+            known = _read(kept)
+        except UNREADABLE:
+            return  # cut short; it will be made again
+        if not _same(known, make(int(kept.stem))):
+            raise UsageError(
+                f"cache: {self.folder} was made by another version of the simulator; "
+                "choose another folder, or delete this one"
+            )
+
     def pair(self, index: int, make: Callable[[int], TrainingPair]) -> TrainingPair:
         """Pair number ``index``; a file that was cut short is made again."""
         path = self.folder / f"{index:06d}.npz"
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except UNREADABLE:
             self._write(path, make(index))
             return _read(path)
 
@@ -64,3 +85,16 @@ def _read(path: Path) -> TrainingPair:
         values = {f.name: kept[f.name] for f in fields(TrainingPair)}
     values |= {name: values[name].astype(np.float32) for name in HU_FIELDS}
     return TrainingPair(**{name: torch.from_numpy(value) for name, value in values.items()})
+
+
+def _same(one: TrainingPair, other: TrainingPair) -> bool:
+    """Whether two pairs are of one simulator; a few voxels may differ, at the edge of a lesion."""
+    for field in fields(TrainingPair):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if a.shape != b.shape:
+            return False
+        apart = (a.float() - b.float()).abs()
+        limit = SAME_HU if field.name in HU_FIELDS else SAME_MM
+        if apart.numel() and (apart > limit).float().mean() > 0.001:
+            return False
+    return True

@@ -127,6 +127,8 @@ class TrainingPairs(Dataset):
                 draw_training_pair(
                     np.random.default_rng(config.seed), self.anatomies[index], self.cut
                 )
+        if self.cache is not None:
+            self.cache.check(self._make)
 
     def __len__(self) -> int:
         return self.config.steps * self.pairs_a_step
@@ -134,8 +136,9 @@ class TrainingPairs(Dataset):
     def __getitem__(self, index: int) -> TrainingPair:
         if get_worker_info() is not None:
             torch.set_num_threads(1)
-        if self._is_augmented(index) or self.cache is None:  # the cache holds none of the first
-            return self._make(index)
+        augmented = self._is_augmented(index)
+        if augmented or self.cache is None:  # the cache holds none of the first
+            return self._make(index, augmented)
         return self.cache.pair(index, self._make)
 
     def _is_augmented(self, index: int) -> bool:
@@ -143,12 +146,11 @@ class TrainingPairs(Dataset):
         share = self.config.augmented_share
         return share > 0 and np.random.default_rng((self.config.seed, index, 1)).random() < share
 
-    def _make(self, index: int) -> TrainingPair:
+    def _make(self, index: int, augmented: bool = False) -> TrainingPair:
         """Pair number ``index``, from the data."""
         rng = np.random.default_rng((self.config.seed, index))
         done = index / self.pairs_a_step / max(1, self.config.ease_steps)
         easing = self.config.ease_from + (1 - self.config.ease_from) * min(1.0, done)
-        augmented = self._is_augmented(index)
         for _ in range(TRIES):
             pair = self._draw(rng, easing, augmented)
             if pair is not None:
