@@ -450,6 +450,15 @@ def test_enhanced_ct_is_referred_to_by_frame(tmp_path: Path) -> None:
     back = read_lesions(tmp_path / "sr.dcm", read)
     assert np.allclose(back[0].center_mm, marked(read.grid)[0].center_mm, atol=1e-3)
     assert np.allclose(back[1].center_mm, marked(read.grid)[1].center_mm, atol=1e-3)
+    image = pydicom.dcmread(tmp_path / "ct" / "a.dcm", stop_before_pixels=True)
+    drawn = drawing(image, "POINT", [20.5, 15.5])
+    group = ohif_group("Probe", number("Center", "111010", "DCM", 0, drawn))
+    refused(ohif_report(tmp_path / "sr.dcm", group), read, "several frames", "which")
+    drawn.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = 5
+    (fifth,) = read_lesions(ohif_report(tmp_path / "sr.dcm", group), read)
+    place = image.PerFrameFunctionalGroupsSequence[4].PlanePositionSequence[0].ImagePositionPatient
+    level = round(read.grid.mm_to_index(np.array(place, float))[0])
+    assert np.allclose(read.grid.mm_to_index(fifth.center_mm), (level, 15, 20), atol=1e-3)
 
 
 def enhanced(slices: Path, target: Path) -> None:

@@ -204,6 +204,69 @@ def test_a_followup_without_frame_of_reference_is_refused_before_tracking(
     assert "no Frame of Reference UID" in capsys.readouterr().err
 
 
+ODD = {
+    "PatientSex": "U", "PatientBirthDate": "1970-01-01", "StudyTime": "12:00:00",
+    "StudyDate": "20210231", "PatientName": "Doe", "AccessionNumber": "A" * 20,
+    "ReferringPhysicianName": "Roe\\Poe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["bl", "fu"])
+def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
+    study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture,
+    recwarn: pytest.WarningsRecorder, where: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pydicom.config.settings, "_writing_validation_mode", pydicom.config.IGNORE)
+    write_dicom_series(ct, study / where, series="1" if where == "bl" else "2", **ODD)
+    monkeypatch.undo()
+    recwarn.clear()
+    monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: FakeTracker())
+    formats = ("json", "dicom-sr", "dicom-rtstruct")
+    assert main(track(study, "fu", "--format", *formats)) == 0
+    assert main(convert(study, "l.csv", "rt.dcm", "--format", "dicom-rtstruct")) == 0
+    assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    said = capfd.readouterr()
+    quoted = [str(one.message) for one in recwarn]
+    for text in (said.out, said.err, *quoted, (study / "out" / "result.json").read_text()):
+        assert not any(value in text for value in ("1970", "12:00:00", "Doe", "Roe", "AAAA"))
+    assert ("PatientBirthDate, PatientSex, ReferringPhysicianName, StudyDate, StudyTime of the "
+            "images break the DICOM standard") in said.err  # fmt: skip
+    files = [study / "out" / "baseline_sr.dcm", study / "rt.dcm", study / "seg.dcm"]
+    if where == "fu":
+        files = [study / "out" / name for name in ("followup_sr.dcm", "followup_rtstruct.dcm")]
+    for path in files:
+        written = pydicom.dcmread(path)
+        assert (written.PatientSex, written.PatientBirthDate, written.StudyTime) == ("", "", "")
+        assert (written.PatientName, written.AccessionNumber) == ("Doe", "A" * 20)
+
+
+def test_a_baseline_without_frame_of_reference_has_no_report_but_a_remark(
+    study: Path, ct: Volume
+) -> None:
+    write_dicom_series(ct, study / "bl", FrameOfReferenceUID="")
+    assert main(track(study, "fu", "--format", "json", "dicom-sr")) == 0
+    names = {path.name for path in (study / "out").iterdir()}
+    assert "followup_sr.dcm" in names
+    assert "baseline_sr.dcm" not in names
+    remarks = read_json(study / "out" / "result.json").warnings
+    assert "baseline: no DICOM SR, because it has no Frame of Reference UID" in remarks
+
+
+@pytest.mark.parametrize("missing", ["SOPInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("where", ["bl", "fu"])
+def test_images_without_their_uids_are_refused_before_tracking(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    missing: str, where: str,
+) -> None:  # fmt: skip
+    for path in (study / where).iterdir():
+        image = pydicom.dcmread(path)
+        delattr(image, missing)
+        image.save_as(path, enforce_file_format=False)
+    monkeypatch.setattr(FakeTracker, "track_pair", lambda *args: pytest.fail("was tracked"))
+    assert main(track(study, "fu", "--format", "dicom-sr")) == 3
+    assert "lacks its own UID" in capsys.readouterr().err
+
+
 def convert(study: Path, source: str, output: str, *more: str) -> list[str]:
     return ["convert", "lesions", "--input", f"{study}/{source}", "--baseline", f"{study}/bl",
             "--output", f"{study}/{output}", *more]  # fmt: skip

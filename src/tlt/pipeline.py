@@ -103,11 +103,7 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         baseline, followups, lesions = _read(job, progress)
-        if _dicom_formats(job):
-            from tlt.io.dicom_references import check_frame
-
-            for followup in followups:
-                check_frame(followup)
+        _check_references(job, baseline, followups)
         measure = None
         if job.sizes:
             lesions, measure = with_sizes(baseline, lesions, progress)
@@ -165,6 +161,17 @@ def _check_formats(job: TrackJob) -> None:
 
         for path in job.followups:
             check_dicom_output(path, "--format " + " ".join(formats))
+
+
+def _check_references(job: TrackJob, baseline: Volume, followups: Sequence[Volume]) -> None:
+    """Refuse, before any work, images in which DICOM objects could not place a lesion."""
+    if _dicom_formats(job):
+        from tlt.io.dicom_references import check_frame, load_references
+
+        for followup in followups:
+            check_frame(followup)
+        if "dicom-sr" in job.formats and baseline.series_uid is not None:
+            load_references(baseline)
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

@@ -34,6 +34,7 @@ from tlt.io.outlines import (
     measure_outlines,
 )
 from tlt.lesion import Lesion, Match
+from tlt.pacs.privacy import quiet_libraries
 from tlt.volume import Volume
 
 COLORS = ((230, 60, 50), (60, 160, 230), (250, 180, 40), (90, 190, 90), (190, 90, 200))
@@ -74,9 +75,9 @@ def write_rtstruct(
     if not outlined:
         return []
     sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
-    dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
-    _add_regions(dataset, outlined, references)
-    with atomic_path(path) as beside:
+    with quiet_libraries(), atomic_path(path) as beside:  # pydicom quotes odd values
+        dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
+        _add_regions(dataset, outlined, references)
         dataset.save_as(beside, enforce_file_format=True)
     return [lesion.id for lesion, _, _ in outlined]
 

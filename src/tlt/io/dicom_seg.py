@@ -24,6 +24,7 @@ from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Row, placed, with_unique_ids
 from tlt.io.masks import measure_mask, on_grid
 from tlt.lesion import Lesion, Match
+from tlt.pacs.privacy import quiet_libraries
 from tlt.volume import Volume
 
 LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -50,8 +51,8 @@ def write_seg(
     masks = list(_masks(items, references.grid))
     if not masks:
         return []
-    segmentation = _segmentation(masks, references, sop_uid, series_uid)
-    with atomic_path(path) as beside:
+    with quiet_libraries(), atomic_path(path) as beside:  # they quote the patient's name
+        segmentation = _segmentation(masks, references, sop_uid, series_uid)
         segmentation.save_as(beside, enforce_file_format=True)
     return [lesion.id for lesion, _ in masks]
 

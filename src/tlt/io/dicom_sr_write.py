@@ -24,6 +24,7 @@ from tlt.io.dicom_sr_groups import Groups, comment, time_point_name
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import placed
 from tlt.lesion import Lesion, Match
+from tlt.pacs.privacy import quiet_libraries
 from tlt.volume import Volume
 
 if TYPE_CHECKING:
@@ -68,15 +69,9 @@ def write_sr(
         raise UsageError(f"--sr-profile {profile}: unknown; use one of {' '.join(PROFILES)}")
     references = check_frame(image)
     sop_uid = sop_uid or generate_uid(prefix=None)
-    report = _document(
-        items,
-        references,
-        profile,
-        time_point,
-        reader,
-        (sop_uid, series_uid or derived_uid(f"{sop_uid} series")),
-    )
-    with atomic_path(path) as beside:
+    uids = (sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
+    with quiet_libraries(), atomic_path(path) as beside:  # they quote the patient's name
+        report = _document(items, references, profile, time_point, reader, uids)
         report.save_as(beside, enforce_file_format=True)
     return sop_uid
 

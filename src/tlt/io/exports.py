@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlt.io import lesions, results
+from tlt.io.dicom_references import load_references
 from tlt.io.dicom_rtstruct import write_rtstruct
 from tlt.io.dicom_seg import write_seg
 from tlt.io.dicom_sr_write import write_sr
@@ -95,8 +96,11 @@ def write_lesions(
         ):
             remarks.append(f"follow-up {number}: no DICOM RTSTRUCT, because no lesion was found")
     if "dicom-sr" in formats and baseline.series_uid is not None and matches:
-        marked = [match.lesion for match in matches[0]]
-        write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, 0)
+        if load_references(baseline).frame_uid:
+            marked = [match.lesion for match in matches[0]]
+            write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, 0)
+        else:
+            remarks.append("baseline: no DICOM SR, because it has no Frame of Reference UID")
     return remarks
 
 
