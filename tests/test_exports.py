@@ -13,7 +13,7 @@ import pytest
 import slicerio
 from conftest import LPS, RAS, oblique, write_dicom_series
 from fakes import FakeTracker
-from marks import at, centroid, found, marked, series, with_extents
+from marks import assert_valid, at, centroid, found, marked, series, with_extents
 
 from tlt.cli.main import main
 from tlt.cli.track import FORMATS
@@ -297,6 +297,38 @@ def test_voxels_survive_from_mask_to_seg_and_back(study: Path, ct: Volume) -> No
     assert main(convert(study, "a.nii.gz", "rt.dcm", "--format", "dicom-rtstruct")) == 0
     assert main(convert(study, "rt.dcm", "c.nii.gz")) == 0
     assert np.array_equal(first, np.asarray(nibabel.load(study / "c.nii.gz").dataobj))
+
+
+def kinds(path: Path) -> set[str]:
+    dataset = pydicom.dcmread(path)
+    if "SegmentSequence" in dataset:
+        return {s.SegmentAlgorithmType for s in dataset.SegmentSequence}
+    return {r.ROIGenerationAlgorithm for r in dataset.StructureSetROISequence}
+
+
+def test_who_drew_a_lesion_is_told(study: Path, ct: Volume) -> None:
+    """A person's mask stays a person's through every format, a program's a program's."""
+    assert main(convert(study, "l.csv", "m.nii.gz")) == 0
+    assert main(convert(study, "m.nii.gz", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert main(convert(study, "seg.dcm", "rt.dcm", "--format", "dicom-rtstruct")) == 0
+    assert main(convert(study, "rt.dcm", "again.dcm", "--format", "dicom-seg")) == 0
+    for name in ("seg.dcm", "rt.dcm", "again.dcm"):
+        assert kinds(study / name) == {"MANUAL"}, name
+        assert_valid(study / name)
+    (segment, *_) = pydicom.dcmread(study / "seg.dcm").SegmentSequence
+    assert "SegmentAlgorithmName" not in segment
+    assert "SegmentationAlgorithmIdentificationSequence" not in segment
+    matches = with_extents(found(marked(ct.grid)), ct.grid)
+    write_lesions(ct, [ct], [matches], study, ("dicom-seg", "dicom-rtstruct", "dicom-sr"))
+    both = {"AUTOMATIC", "SEMIAUTOMATIC"}  # a reader drew the axes of one
+    for name in ("followup_seg.dcm", "followup_rtstruct.dcm"):
+        assert kinds(study / name) == both
+        assert_valid(study / name)
+    (segment, *_) = pydicom.dcmread(study / "followup_seg.dcm").SegmentSequence
+    assert segment.SegmentAlgorithmName == "tlt"
+    for source in ("followup_seg.dcm", "followup_rtstruct.dcm", "followup_sr.dcm"):
+        assert main(convert(study, source, "to.dcm", "--format", "dicom-rtstruct")) == 0
+        assert kinds(study / "to.dcm") == both, source
 
 
 @pytest.mark.parametrize(

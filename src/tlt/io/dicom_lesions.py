@@ -63,7 +63,7 @@ def _read(
 
         return read_sr(dataset, name, references)
     if kind == "SEG":
-        from tlt.io.dicom_seg import read_seg
+        from tlt.io.dicom_seg_read import read_seg
 
         return read_seg(dataset, name, baseline.grid, references)
     from tlt.io.dicom_rtstruct import read_rtstruct

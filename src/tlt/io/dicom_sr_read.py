@@ -30,7 +30,7 @@ from tlt.io.dicom_sr_items import (
     with_inner,
 )
 from tlt.io.dicom_sr_shapes import Shapes, Skipped, shapes_of
-from tlt.io.lesion_rows import Row, triple, with_unique_ids
+from tlt.io.lesion_rows import Origin, Row, triple, with_unique_ids
 from tlt.lesion import Axis, Role, Size
 
 MAX_DEPTH = 20
@@ -105,7 +105,16 @@ def _row(items: list[Dataset], where: str, references: References | None) -> Row
         site=_site(items),
         nodal=_nodal(items),
         role=_role(items),
+        origin=_origin(items, size),
     )
+
+
+def _origin(items: list[Dataset], size: Size | None) -> Origin:
+    """A status is only there where tlt looked for the lesion, whoever drew its axes."""
+    if not any(name_code(item) == known.STATUS.value for item in items):
+        return Origin()
+    drawn = size is not None and size.by_reader
+    return Origin("SEMIAUTOMATIC" if drawn else "AUTOMATIC", "tlt")
 
 
 def _tool_and_id(identifier: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from tlt.geometry import Grid
 from tlt.io.dicom_files import is_dicom
 from tlt.io.dicom_lesions import read_dicom
 from tlt.io.images import ENDINGS
-from tlt.io.lesion_rows import Row
+from tlt.io.lesion_rows import Row, without_remark
 from tlt.io.lesions_csv import read_csv, write_lesions_csv
 from tlt.io.lesions_json import read_json, write_mrk_json, write_points_json, write_prompts_json
 from tlt.io.masks import read_mask, sphere_labels, write_labels, write_mask
@@ -56,16 +56,23 @@ def read_lesions(
     the log; those without an id become L1, L2, ... Raises InputError when the file cannot be
     read, or when a lesion is impossible, outside the baseline, or of another patient.
     """
-    return [lesion for lesion, _ in read_with_extents(path, baseline, points_in)]
+    return [lesion for lesion, _ in read_rows(path, baseline, points_in)]
 
 
 def read_with_extents(
     path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
 ) -> list[tuple[Lesion, Volume | None]]:
     """As `read_lesions`, each lesion with its voxels where a mask, SEG or RTSTRUCT tells them."""
+    return [(lesion, row.extent) for lesion, row in read_rows(path, baseline, points_in)]
+
+
+def read_rows(
+    path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
+) -> list[tuple[Lesion, Row]]:
+    """As `read_lesions`, each lesion with all that the file tells of it."""
     if is_peer_source(os.fspath(path)):
         with pulled_source(os.fspath(path)) as folder:
-            return read_with_extents(folder, baseline, points_in)
+            return read_rows(folder, baseline, points_in)
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
@@ -85,7 +92,7 @@ def read_with_extents(
     if guessed:
         shown = ", ".join(guessed[:10]) + (", ..." if len(guessed) > 10 else "")
         log.warning("%s: no radius for %s; %g mm is used", path, shown, DEFAULT_RADIUS_MM)
-    return [(_lesion(row, id_), row.extent) for row, id_ in zip(rows, ids, strict=True)]
+    return [(_lesion(row, id_), row) for row, id_ in zip(rows, ids, strict=True)]
 
 
 def _rows(path: Path, baseline: Volume, points_in: str | None) -> list[Row]:
@@ -168,9 +175,14 @@ def _hint(row: Row, grid: Grid) -> str:
 
 def _lesion(row: Row, id_: str) -> Lesion:
     x, y, z = row.center_mm.tolist()
-    radius = DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm
     lesion = Lesion(
-        id_, (x, y, z), radius, row.label, size=row.size, site=row.site, nodal=row.nodal,
+        id=id_,
+        center_mm=(x, y, z),
+        radius_mm=DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm,
+        label=without_remark(row.label),
+        size=row.size,
+        site=row.site,
+        nodal=row.nodal,
         role=row.role,
-    )  # fmt: skip
+    )
     return replace(lesion, tracking_uid=row.tracking_uid) if row.tracking_uid else lesion
