@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from marks import assert_valid, at, centroid, found, marked, series, with_extent
 from tlt.cli.main import main
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError
+from tlt.io.dicom_sr_write import write_sr
 from tlt.io.exports import write_lesions
-from tlt.io.images import save_volume
+from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import read_lesions, write_lesions_csv, write_mrk_json
 from tlt.io.lesions_convert import FORMATS as CONVERTED
 from tlt.io.lesions_convert import convert_lesions
@@ -122,6 +124,71 @@ def test_a_drawn_line_is_the_diameter(tmp_path: Path, ct: Volume) -> None:
     (tmp_path / "l.mrk.json").write_text(json.dumps({"markups": [mark, far]}))
     with pytest.raises(InputError, match="lesion id A occurs twice"):
         read_lesions(tmp_path / "l.mrk.json", ct)
+
+
+def edited(path: Path, change: Callable[[list[dict]], None]) -> Path:
+    """A list of markups as somebody saved it after a change."""
+    content = json.loads(path.read_text())
+    change(content["markups"])
+    path.write_text(json.dumps(content))
+    return path
+
+
+def move(markup: dict, point: int, *way_mm: float) -> None:
+    place = markup["controlPoints"][point]
+    place["position"] = np.add(place["position"], way_mm).tolist()
+
+
+def test_a_line_that_was_corrected_in_slicer_is_the_readers(tmp_path: Path, ct: Volume) -> None:
+    first = replace(marked(ct.grid)[0], radius_mm=15.0)
+    assert first.size is not None
+    path = tmp_path / "l.mrk.json"
+    write_mrk_json([first], path)
+    (same,) = read_lesions(path, ct)
+    assert same.size is not None
+    assert (same.radius_mm, same.size.by_reader) == (15.0, False)
+    (longer,) = read_lesions(edited(path, lambda m: move(m[1], 1, 20, 0, 0)), ct)
+    assert longer.size is not None
+    assert longer.size.by_reader
+    assert longer.size.long_axis.length_mm > first.size.long_axis.length_mm + 5
+    assert longer.radius_mm == pytest.approx(longer.size.long_axis.length_mm / 2)
+    write_mrk_json([first], path)
+    (wider,) = read_lesions(edited(path, lambda m: move(m[2], 1, 0, 0, 4)), ct)
+    assert wider.size is not None
+    assert wider.size.by_reader
+
+
+def test_a_point_that_was_moved_in_slicer_leaves_its_diameters(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "l.mrk.json"
+    first = marked(ct.grid)[0]  # a long axis of 34 mm
+    beside = replace(first, center_mm=at(ct.grid, 10, 15, 15.5), radius_mm=15.0)
+    for lesion, way_mm, kept in ((first, 12, True), (first, 20, False), (first, 60, False),
+                                 (beside, 0, True), (beside, 9, False)):  # fmt: skip
+        write_mrk_json([lesion], path)
+        caplog.clear()
+        (read,) = read_lesions(edited(path, lambda m, way=way_mm: move(m[0], 0, way, 0, 0)), ct)
+        assert (read.size is not None) == kept, way_mm
+        assert read.radius_mm == pytest.approx(lesion.radius_mm, abs=1e-3)
+        assert ("L1 was moved away from the diameters" in caplog.text) != kept
+    drawn = marked(ct.grid)[1]
+    write_mrk_json([drawn], path)
+    (read,) = read_lesions(edited(path, lambda m: move(m[0], 0, 25, 0, 0)), ct)
+    assert read.size is not None, "a reader drew them"
+
+
+def test_doubts_and_labels_survive_slicer(tmp_path: Path, ct: Volume) -> None:
+    first, second, third = found(marked(ct.grid))
+    assert first.size is not None
+    unsure = replace(first, size=replace(first.size, doubtful=True), radius_mm=None,
+                     lesion=replace(first.lesion, label="a; b=c", radius_mm=11.0))  # fmt: skip
+    write_mrk_json([unsure, second, third], tmp_path / "l.mrk.json")
+    a, b, c = read_lesions(tmp_path / "l.mrk.json", ct)
+    assert a.size is not None
+    assert b.size is not None
+    assert (a.size.doubtful, b.size.doubtful, c.size) == (True, False, None)
+    assert (a.label, a.radius_mm) == ("a; b=c", 11.0)
 
 
 def test_corrected_matches_of_two_followups(tmp_path: Path, ct: Volume) -> None:
@@ -265,6 +332,28 @@ def test_images_without_their_uids_are_refused_before_tracking(
     monkeypatch.setattr(FakeTracker, "track_pair", lambda *args: pytest.fail("was tracked"))
     assert main(track(study, "fu", "--format", "dicom-sr")) == 3
     assert "lacks its own UID" in capsys.readouterr().err
+
+
+def test_time_points_go_on_from_those_of_the_report(study: Path) -> None:
+    """What was the second follow-up is the next baseline, and its follow-up the third."""
+    assert main(convert(study, "l.csv", "first.dcm")) == 0
+    assert time_points(study / "first.dcm") == {"0"}
+    write_sr(found(marked(load_volume(study / "bl").grid)), load_volume(study / "bl"),
+             study / "l.dcm", time_point=2)  # fmt: skip
+    arguments = track(study, "fu", "--format", "json", "dicom-sr")
+    arguments[arguments.index(f"{study}/l.csv")] = f"{study}/l.dcm"
+    assert main(arguments) == 0
+    assert time_points(study / "out" / "baseline_sr.dcm") == {"2"}
+    assert time_points(study / "out" / "followup_sr.dcm") == {"3"}
+    assert read_json(study / "out" / "result.json").time_point == 2
+    assert main(convert(study, "l.dcm", "ohif.dcm", "--sr-profile", "ohif")) == 0
+    assert time_points(study / "ohif.dcm") == {"2"}
+
+
+def time_points(path: Path) -> set[str]:
+    groups = pydicom.dcmread(path).ContentSequence[-1].ContentSequence
+    items = [item for group in groups for item in group.ContentSequence]
+    return {i.TextValue for i in items if i.ConceptNameCodeSequence[0].CodeValue == "126070"}
 
 
 def convert(study: Path, source: str, output: str, *more: str) -> list[str]:

@@ -96,6 +96,7 @@ def _run(job: TrackJob, report: Progress) -> Result:
 
 def track_study(job: TrackJob, progress: Progress) -> Study:
     """Read the images and the lesions, and track them."""
+    from tlt.io.lesions import read_time_point
     from tlt.sizing import with_sizes
     from tlt.track import Tracker
 
@@ -103,6 +104,7 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         baseline, followups, lesions = _read(job, progress)
+        time_point = read_time_point(job.lesions)
         _check_references(job, baseline, followups)
         measure = None
         if job.sizes:
@@ -110,7 +112,7 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         pairs = track_over_time(tracker, baseline, followups, lesions, progress, measure)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
-        baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers
+        baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers, time_point
     )
     return Study(baseline, followups, pairs, result)
 

@@ -192,7 +192,7 @@ def _description(number: int, segment: _Segment) -> Any:
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=codes.SCT.Lesion,
         algorithm_type="MANUAL",
-        tracking_uid=known.valid_uid(lesion.tracking_uid),
+        tracking_uid=lesion.tracking_uid,
         tracking_id=known.plain_text(lesion.id) or str(number),
         anatomic_regions=[site] if site is not None else None,
     )

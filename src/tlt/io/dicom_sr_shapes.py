@@ -37,6 +37,12 @@ class Shapes:
     centers: list[NDArray] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
 
+    @property
+    def middle(self) -> Points:
+        """The middle of all that is drawn (3,)."""
+        lines = [ends.mean(0) for _, ends in self.lines]
+        return np.mean([*self.points, *lines, *self.centers], axis=0)
+
 
 def shapes_of(items: list[Dataset], references: References | None) -> Shapes:
     shapes = Shapes()

@@ -11,6 +11,7 @@ A lesion that was not found, or is out of view, gets no measurement group: only 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom.uid import generate_uid
 
 from tlt.errors import InputError, UsageError
-from tlt.io.dicom_codes import derived_uid
+from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.dicom_sr_groups import Groups, comment, time_point_name
 from tlt.io.files import atomic_path
@@ -129,9 +130,10 @@ def _observers(reader: str) -> sr.ObservationContext:
     from pydicom.sr.codedict import codes
 
     person = None
-    if reader.strip():
-        name = sr.PersonObserverIdentifyingAttributes(name=reader.replace("^", " ").strip() + "^")
-        person = sr.ObserverContext(codes.DCM.Person, name)
+    name = plain_text(re.sub("[=^]", " ", reader), 63)  # these part a name; with "^" it may have 64
+    if name:
+        told = sr.PersonObserverIdentifyingAttributes(name=f"{name}^")
+        person = sr.ObserverContext(codes.DCM.Person, told)
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=OBSERVER_UID, name="tlt", manufacturer_name=MANUFACTURER, model_name="tlt"
     )

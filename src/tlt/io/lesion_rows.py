@@ -11,6 +11,7 @@ import numpy as np
 
 from tlt.errors import InputError
 from tlt.geometry import Points, Triple
+from tlt.io.dicom_codes import valid_uid
 from tlt.lesion import Lesion, Match, Role, Size, Status
 from tlt.volume import Volume
 
@@ -125,7 +126,8 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
     """Lesions where they were found, each with the number of its place in ``items`` (from 1).
 
     A match that was not found or lies outside the field of view is left out: a point in a viewer
-    would say that something is there. A label says where the confidence is low.
+    would say that something is there. A label says where the confidence is low. A Tracking UID that
+    is none becomes one.
     """
     found = []
     for count, item in enumerate(items, 1):
@@ -135,10 +137,12 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
             lesion, sure = item.lesion, item.status is Status.FOUND
             label = without_remark(lesion.label)
             label = label if sure else f"{label} {LOW}".strip()
-            measured = item.size.long_axis.length_mm / 2 if item.size else None
+            size = item.size
+            sure_size = size is not None and not size.doubtful
+            measured = size.long_axis.length_mm / 2 if size and sure_size else None
             radius = item.radius_mm or measured or lesion.radius_mm
             here = replace(
                 lesion, center_mm=item.center_mm, radius_mm=radius, label=label, size=item.size
             )
             found.append((count, here))
-    return found
+    return [(n, replace(x, tracking_uid=str(valid_uid(x.tracking_uid)))) for n, x in found]

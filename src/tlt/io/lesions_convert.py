@@ -10,6 +10,7 @@ from tlt.io.images import load_volume
 from tlt.io.lesion_rows import Row
 from tlt.io.lesions import (
     read_rows,
+    read_time_point,
     write_lesions_csv,
     write_mask,
     write_mrk_json,
@@ -71,7 +72,13 @@ def convert_lesions(
     image = load_volume(baseline)
     marked = read_rows(source, image, points_in)
     if to.startswith("dicom-"):
-        return _write_dicom(marked, image, output, to, sr_profile)
+        if to == "dicom-sr":
+            from tlt.io.dicom_sr_write import write_sr
+
+            lesions, time_point = [lesion for lesion, _ in marked], read_time_point(source)
+            write_sr(lesions, image, output, sr_profile, time_point)
+            return len(lesions)
+        return _write_dicom(marked, image, output, to)
     lesions = [lesion for lesion, _ in marked]
     if to == "csv":
         write_lesions_csv(lesions, output, tracking_uids=True)
@@ -110,14 +117,7 @@ def format_of(output: Path, to: str | None) -> str:
     )
 
 
-def _write_dicom(
-    marked: list[tuple[Lesion, Row]], image: Volume, output: Path, to: str, profile: str
-) -> int:
-    if to == "dicom-sr":
-        from tlt.io.dicom_sr_write import write_sr
-
-        write_sr([lesion for lesion, _ in marked], image, output, profile, time_point=0)
-        return len(marked)
+def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, to: str) -> int:
     matches, origins = _with_extents(marked), [row.origin for _, row in marked]
     if to == "dicom-rtstruct":
         from tlt.io.dicom_rtstruct import write_rtstruct
