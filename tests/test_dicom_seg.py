@@ -414,6 +414,20 @@ def test_outlines_of_another_reconstruction_have_no_voxels(
     assert fill_outlines(drawn, elsewhere) is None
 
 
+def test_two_tumours_outlined_in_another_reconstruction_are_told(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = [at(ct.grid, 10, 15, 8), at(ct.grid, 10, 15, 30)]
+    extent = joined(ct.grid, *(ball(ct.grid, place, 13.0) for place in places))
+    (match,) = found([Lesion("T", places[0], 10.0)])
+    write_rtstruct([replace(match, extent=extent)], ct, tmp_path / "rt.dcm")
+    x, y, z = ct.grid.index_to_mm((-0.5, 0, 0)).tolist()
+    shifted = Volume(ct.voxels, replace(ct.grid, origin_mm=(x, y, z)))
+    ((_, nothing),) = read_with_extents(others(tmp_path / "rt.dcm"), shifted)
+    assert nothing is None
+    assert "ROI 1: its centre lies far from all of its outlines" in caplog.text
+
+
 def test_a_slice_that_was_not_outlined_does_not_part_a_lesion(tmp_path: Path, ct: Volume) -> None:
     (match,) = with_extents(found([Lesion("a", at(ct.grid, 12, 15, 20), 24.0)]), ct.grid)
     write_rtstruct([match], ct, tmp_path / "rt.dcm")

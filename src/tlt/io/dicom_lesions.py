@@ -82,7 +82,7 @@ def _read(
         from tlt.io.dicom_seg_read import read_seg
 
         return read_seg(dataset, name, baseline.grid, references)
-    from tlt.io.dicom_rtstruct import read_rtstruct
+    from tlt.io.dicom_rtstruct_read import read_rtstruct
 
     return read_rtstruct(dataset, name, baseline.grid, references)
 

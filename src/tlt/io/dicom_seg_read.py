@@ -157,7 +157,7 @@ def _row(segment: Dataset, index: NDArray, where: str, grid: Grid) -> Row:
     extent = Volume(mask, grid.cropped(low, high - low))
     center, size = measure_mask(extent)
     size = replace(size, doubtful=DOUBTFUL in str(segment.get("SegmentDescription") or ""))
-    kind = str(segment.get("SegmentAlgorithmType") or "MANUAL")
+    kind = str(segment.get("SegmentAlgorithmType") or "")
     program = str(segment.get("SegmentAlgorithmName") or "unknown")
     id_ = str(segment.get("TrackingID") or "").strip()
     label = str(segment.get("SegmentLabel") or "").strip()
@@ -174,5 +174,5 @@ def _row(segment: Dataset, index: NDArray, where: str, grid: Grid) -> Row:
         nodal=nodal,
         size=size,
         extent=extent,
-        origin=Origin() if kind == "MANUAL" else Origin(kind, program),
+        origin=Origin(kind, program) if kind in ("AUTOMATIC", "SEMIAUTOMATIC") else Origin(),
     )
