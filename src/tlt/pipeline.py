@@ -172,8 +172,9 @@ def _check_references(job: TrackJob, baseline: Volume, followups: Sequence[Volum
 
         for followup in followups:
             check_frame(followup)
-        if "dicom-sr" in job.formats and baseline.series_uid is not None:
-            load_references(baseline)
+        marked = "dicom-sr" in job.formats and baseline.series_uid is not None
+        if marked and load_references(baseline).frame_uid:
+            check_frame(baseline)
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

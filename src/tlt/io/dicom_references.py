@@ -68,12 +68,14 @@ class References:
         planes: where each of its slices is, in the order of the grid.
         images: headers without pixels, in the order of the planes, a multi-frame image once.
         frame_uid: Frame of Reference UID; empty if the images have none.
+        emptied: the elements of the headers that broke the standard and are empty here.
     """
 
     grid: Grid
     planes: list[Plane]
     images: list[Dataset]
     frame_uid: str
+    emptied: tuple[str, ...] = ()
 
     def levels_of(self, sop_uid: str, frame: int | None) -> list[int]:
         """The slices that an image, or a frame of it, has in this series; none of another one."""
@@ -142,6 +144,7 @@ def check_frame(volume: Volume) -> References:
             f"{volume.path}: the images have no Frame of Reference UID, so no DICOM object can "
             "place a lesion in them; export the original series"
         )
+    _tell_emptied(str(volume.path), references.emptied)
     return references
 
 
@@ -183,9 +186,9 @@ def _load(source: Path, series_uid: str, changed_ns: int) -> References:
         x, y, z = s.position_mm
         planes.append(Plane(header.SOPClassUID, header.SOPInstanceUID, frame, (x, y, z)))
     images = list(headers.values())
-    _empty_invalid(images, str(source))
+    emptied = _empty_invalid(images)
     frame_uid = str(images[0].get("FrameOfReferenceUID") or "")
-    return References(grid, planes, images, frame_uid)
+    return References(grid, planes, images, frame_uid, emptied)
 
 
 def _source(path: str) -> Path:
@@ -213,7 +216,7 @@ def _header(path: str, name: str) -> Dataset:
     return header
 
 
-def _empty_invalid(images: Iterable[Dataset], name: str) -> None:
+def _empty_invalid(images: Iterable[Dataset]) -> tuple[str, ...]:
     """Empty what breaks the standard: DICOM objects that took it over could not be written."""
     emptied = set()
     for image in images:
@@ -221,11 +224,17 @@ def _empty_invalid(images: Iterable[Dataset], name: str) -> None:
             if not _is_valid(keyword, image[keyword].value):
                 setattr(image, keyword, None)
                 emptied.add(keyword)
-    if emptied:  # without the values: they tell who the patient is
+    return tuple(sorted(emptied))
+
+
+@lru_cache(maxsize=64)  # once a series, and not for every object that is written
+def _tell_emptied(path: str, emptied: tuple[str, ...]) -> None:
+    """Warn of emptied elements, without their values: they tell who the patient is."""
+    if emptied:
         log.warning(
-            "%s: %s of the images break the DICOM standard and are empty in what is written",
-            name,
-            ", ".join(sorted(emptied)),
+            "%s: %s break the DICOM standard in the images and are left empty in what is written",
+            Path(path).name,  # no folders: they can tell who the patient is
+            ", ".join(emptied),
         )
 
 
