@@ -84,6 +84,17 @@ def ball(grid: Grid, center_mm: tuple, radius_mm: float) -> Volume:
     return Volume(inside.astype(np.uint8), part)
 
 
+def joined(grid: Grid, *parts: Volume) -> Volume:
+    """The voxels of several parts of a grid on the whole of it."""
+    mask = np.zeros(grid.shape_zyx, np.uint8)
+    for part in parts:
+        low = np.round(grid.mm_to_index(part.grid.origin_mm)).astype(int)
+        mask[tuple(slice(a, a + n) for a, n in zip(low, part.voxels.shape, strict=True))] |= (
+            part.voxels
+        )
+    return Volume(mask, grid)
+
+
 def centroid(extent: Volume) -> np.ndarray:
     return extent.grid.index_to_mm(np.argwhere(extent.voxels)).mean(0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from conftest import LPS, RAS, oblique
+from conftest import LPS, RAS, make_phantom, oblique, torso_grid, write_dicom_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import assert_valid as valid
@@ -19,6 +21,7 @@ from marks import (
     ball,
     centroid,
     found,
+    joined,
     marked,
     need,
     ran,
@@ -33,6 +36,7 @@ from tlt.io.dicom_seg import write_seg
 from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import read_lesions, read_with_extents
 from tlt.io.masks import on_grid
+from tlt.io.outlines import ball_outlines, fill_outlines
 from tlt.lesion import Lesion, Match, Status
 from tlt.volume import Volume
 
@@ -104,22 +108,150 @@ def test_dcmqi_and_highdicom_see_the_same_voxels(
         assert np.allclose(np.sort(mine, 0), np.sort(points, 0), atol=0.1)
 
 
-def test_overlapping_segments_and_enhanced_ct(tmp_path: Path) -> None:
+def test_shared_voxels_are_those_of_the_smaller_lesion(tmp_path: Path) -> None:
     volume = series(tmp_path / "slices", RAS)
     enhanced(tmp_path / "slices", tmp_path / "ct" / "a.dcm")
     for source in (volume, load_volume(tmp_path / "ct")):
         grid = source.grid
         first = Lesion("a", at(grid, 10, 15, 12), 20.0)
-        second = Lesion("b", at(grid, 11, 15, 14), 20.0)
+        second = Lesion("b", at(grid, 11, 15, 14), 14.0)
         matches = with_extents(found([first, second]), grid)
-        write_seg(matches, source, tmp_path / "seg.dcm")
+        larger, smaller = (voxels(match.extent) for match in matches if match.extent)
+        assert larger & smaller
+        assert larger - smaller
+        assert write_seg(matches, source, tmp_path / "seg.dcm") == ["a", "b"]
         valid(tmp_path / "seg.dcm")
-        for (_, extent), match in zip(
-            read_with_extents(tmp_path / "seg.dcm", source), matches, strict=True
-        ):
+        (_, one), (_, other) = read_with_extents(tmp_path / "seg.dcm", source)
+        assert one is not None
+        assert other is not None
+        assert voxels(one) == larger - smaller
+        assert voxels(other) == smaller
+
+
+def test_a_lesion_whose_voxels_are_all_shared_is_told(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    twins = [Lesion(name, at(ct.grid, 10, 15, 12), 20.0) for name in ("a", "b")]
+    away = Lesion("c", at(ct.grid, 10, 15, 30), 20.0)
+    matches = with_extents(found([*twins, away]), ct.grid)
+    assert write_seg(matches, ct, tmp_path / "seg.dcm") == ["b", "c"]
+    assert "all voxels of a are smaller lesions' too" in caplog.text
+    assert [x.id for x in read_lesions(tmp_path / "seg.dcm", ct)] == ["b", "c"]
+
+
+def test_the_memory_of_a_seg_does_not_grow_with_its_lesions(tmp_path: Path) -> None:
+    """Of 36 lesions two touch; once this meant an array of all voxels for each of the lesions."""
+    grid = torso_grid((96, 96, 24), (2.0, 2.0, 5.0), LPS, (0, 0, 300))
+    write_dicom_series(make_phantom(grid), tmp_path / "ct")
+    volume = load_volume(tmp_path / "ct")
+    places = [(z, y, x) for z in (4, 12, 19) for y in (20, 50, 80) for x in (10, 35, 60, 85)]
+    lesions = [Lesion(str(n), at(grid, *place), 9.0) for n, place in enumerate(places)]
+    lesions[1] = replace(lesions[1], center_mm=at(grid, 4, 20, 13))
+    matches = with_extents(found(lesions), grid)
+    write_seg(matches[:1], volume, tmp_path / "seg.dcm")  # what is imported does not count
+    tracemalloc.start()
+    write_seg(matches, volume, tmp_path / "seg.dcm")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(read_lesions(tmp_path / "seg.dcm", volume)) == 36
+    assert peak < 36 * volume.voxels.size / 2
+
+
+def _drift(index: int, image: pydicom.Dataset) -> None:
+    x, y, z = image.ImagePositionPatient
+    image.ImagePositionPatient = [x + 0.45 * index / 23, y, z]
+
+
+def _jitter(index: int, image: pydicom.Dataset) -> None:
+    x, y, z = image.ImagePositionPatient
+    image.ImagePositionPatient = [x, y, z + 0.08 * np.sin(index / 3.6)]
+
+
+@pytest.mark.parametrize(("edit", "step"), [(_drift, 2.0), (_jitter, 0.6)])
+def test_slices_a_little_beside_the_grid_keep_their_voxels(
+    tmp_path: Path, edit: Callable[[int, pydicom.Dataset], None], step: float
+) -> None:
+    """As far beside as a series may be; for a baseline that is NIfTI, too."""
+    grid = torso_grid((40, 32, 24), (0.7, 0.7, step), LPS, (5, -7, 300))
+    phantom = make_phantom(grid, spheres=[(tuple(grid.center_mm), 3.0, 90.0)])
+    phantom.voxels[..., 0] = -1000
+    write_dicom_series(phantom, tmp_path / "ct", edit)
+    volume = load_volume(tmp_path / "ct")
+    (match,) = with_extents(found([Lesion("a", at(volume.grid, 20, 15, 12), 4.0)]), volume.grid)
+    write_seg([match], volume, tmp_path / "seg.dcm")
+    ((_, extent),) = read_with_extents(tmp_path / "seg.dcm", volume)
+    assert extent is not None
+    assert match.extent is not None
+    assert voxels(extent) == voxels(match.extent)
+    save_volume(volume, tmp_path / "ct.nii.gz")
+    (same,) = read_lesions(tmp_path / "seg.dcm", load_volume(tmp_path / "ct.nii.gz"))
+    assert np.allclose(same.center_mm, centroid(match.extent), atol=0.71)
+
+
+def untracked(path: Path) -> Path:
+    """The SEG as programs write it that know no Tracking UID."""
+    dataset = pydicom.dcmread(path)
+    for segment in dataset.SegmentSequence:
+        del segment.TrackingUID, segment.TrackingID
+    dataset.save_as(path)
+    return path
+
+
+def test_two_tumours_in_one_segment(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Split where the file says nothing else; else one lesion, which is told."""
+    places = [at(ct.grid, 10, 15, 8), at(ct.grid, 10, 15, 30)]
+    parts = [ball(ct.grid, place, 13.0) for place in places]
+    (match,) = found([Lesion("T", places[0], 10.0, "tumour")])
+    match = replace(match, extent=joined(ct.grid, *parts))
+    write_seg([match], ct, tmp_path / "seg.dcm")
+    (whole,) = read_lesions(tmp_path / "seg.dcm", ct)
+    assert whole.tracking_uid == match.lesion.tracking_uid
+    assert "in unconnected parts, but taken as one lesion each: T; mark" in caplog.text
+    read = read_with_extents(untracked(tmp_path / "seg.dcm"), ct)
+    write_rtstruct([match], ct, tmp_path / "rt.dcm")
+    outlined = read_with_extents(others(tmp_path / "rt.dcm"), ct)
+    for found_there in (read, outlined):
+        assert [lesion.id for lesion, _ in found_there] == ["L1", "L2"]
+        assert len({lesion.tracking_uid for lesion, _ in found_there}) == 2
+        for (lesion, extent), part in zip(found_there, parts, strict=True):
             assert extent is not None
-            assert match.extent is not None
-            assert voxels(extent) == voxels(match.extent)
+            assert voxels(extent) == voxels(part)
+            assert np.allclose(lesion.center_mm, centroid(part), atol=1e-3)
+    other = found([Lesion("O", at(ct.grid, 18, 20, 20), 9.0)])
+    write_seg([match, *with_extents(other, ct.grid)], ct, tmp_path / "seg.dcm")
+    caplog.clear()
+    assert len(read_lesions(untracked(tmp_path / "seg.dcm"), ct)) == 2
+    assert "taken as one lesion each: T tumour;" in caplog.text
+
+
+def test_a_segment_as_large_as_an_organ_is_told(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    (match,) = with_extents(found([Lesion("liver", at(ct.grid, 12, 15, 20), 66.0)]), ct.grid)
+    write_seg([match], ct, tmp_path / "seg.dcm")
+    read_lesions(tmp_path / "seg.dcm", ct)
+    assert "a radius above 60 mm: liver (" in caplog.text
+    caplog.clear()
+    write_rtstruct([match], ct, tmp_path / "rt.dcm")
+    read_lesions(others(tmp_path / "rt.dcm"), ct)
+    assert "a radius above 60 mm: liver (" in caplog.text
+
+
+def test_a_doubtful_size_stays_doubtful(tmp_path: Path, ct: Volume) -> None:
+    first, second, _ = with_extents(found(marked(ct.grid)), ct.grid)
+    assert first.size is not None
+    unsure = replace(first, size=replace(first.size, doubtful=True, note="cut off"), radius_mm=None)
+    for write, name in ((write_seg, "seg.dcm"), (write_rtstruct, "rt.dcm")):
+        write([unsure, second], ct, tmp_path / name)
+        valid(tmp_path / name)
+        a, b = read_lesions(tmp_path / name, ct)
+        assert a.size is not None
+        assert b.size is not None
+        assert (a.size.doubtful, b.size.doubtful) == (True, False)
+    described = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence[0].SegmentDescription
+    assert described == "(doubtful) cut off"
 
 
 def test_without_extents_there_is_no_seg(tmp_path: Path, ct: Volume) -> None:
@@ -232,6 +364,79 @@ def test_outlines_of_others(tmp_path: Path, ct: Volume) -> None:
     (lesion,) = read_lesions(others(tmp_path / "rt.dcm"), ct)
     assert np.allclose(lesion.center_mm, middle.center_mm, atol=0.1)
     assert lesion.radius_mm == pytest.approx(24, abs=0.1)
+
+
+def test_outlines_that_were_moved_count_more_than_our_notes(tmp_path: Path, ct: Volume) -> None:
+    lesions = [replace(x, size=None) for x in marked(ct.grid)]
+    write_rtstruct([*with_extents(found(lesions[:1]), ct.grid), *found(lesions[1:])], ct,
+                   tmp_path / "rt.dcm")  # fmt: skip
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    for region in dataset.ROIContourSequence[:2]:
+        for contour in region.ContourSequence:
+            points = np.array(contour.ContourData, float).reshape(-1, 3) + np.array([24, 0, 0])
+            contour.ContourData = [f"{v:.2f}" for v in points.ravel()]
+    grown = dataset.ROIContourSequence[2]
+    for contour in grown.ContourSequence:
+        points = np.array(contour.ContourData, float).reshape(-1, 3)
+        points += 0.5 * (points - points.mean(0))
+        contour.ContourData = [f"{v:.2f}" for v in points.ravel()]
+    dataset.save_as(tmp_path / "rt.dcm")
+    first, second, third = read_lesions(tmp_path / "rt.dcm", ct)
+    for read, was in ((first, lesions[0]), (second, lesions[1])):
+        assert np.allclose(np.subtract(read.center_mm, was.center_mm), (24, 0, 0), atol=4)
+        assert (read.tracking_uid, read.label) == (was.tracking_uid, was.label)
+    assert third.radius_mm == pytest.approx(1.5 * lesions[2].radius_mm, rel=0.1)
+
+
+def test_a_label_may_hold_anything(tmp_path: Path, ct: Volume) -> None:
+    odd = replace(marked(ct.grid)[0], label="a; b=c; radius_mm=3")
+    write_rtstruct([odd], ct, tmp_path / "rt.dcm")
+    (read,) = read_lesions(tmp_path / "rt.dcm", ct)
+    assert (read.label, read.radius_mm) == (odd.label, pytest.approx(odd.radius_mm, abs=1e-3))
+
+
+@pytest.mark.parametrize(("spacing", "shift"), [(2.0, 0.0), (4.0, 1.0), (4.0, 2.0), (8.0, 0.0)])
+def test_outlines_of_another_reconstruction_have_no_voxels(
+    tmp_path: Path, ct: Volume, spacing: float, shift: float
+) -> None:
+    """Drawn in slices of 4 mm; read on these, on half as thick and on shifted ones."""
+    slices = torso_grid((64, 64, 24), (1.0, 1.0, 4.0), LPS, (0, 0, 300))
+    lesion = Lesion("a", at(slices, 12, 32, 32), 14.0)
+    drawn = [points for _, points in ball_outlines(lesion, slices)]
+    there = fill_outlines(drawn, slices)
+    assert there is not None
+    assert np.prod(slices.spacing_mm) * there.voxels.sum() == pytest.approx(
+        4 / 3 * np.pi * 14**3, rel=0.05
+    )
+    x, y, z = slices.origin_mm
+    size = (64, 64, int(24 * 4 / spacing))
+    elsewhere = Grid(size, (1.0, 1.0, spacing), (x, y, z - shift))
+    assert fill_outlines(drawn, elsewhere) is None
+
+
+def test_two_tumours_outlined_in_another_reconstruction_are_told(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = [at(ct.grid, 10, 15, 8), at(ct.grid, 10, 15, 30)]
+    extent = joined(ct.grid, *(ball(ct.grid, place, 13.0) for place in places))
+    (match,) = found([Lesion("T", places[0], 10.0)])
+    write_rtstruct([replace(match, extent=extent)], ct, tmp_path / "rt.dcm")
+    x, y, z = ct.grid.index_to_mm((-0.5, 0, 0)).tolist()
+    shifted = Volume(ct.voxels, replace(ct.grid, origin_mm=(x, y, z)))
+    ((_, nothing),) = read_with_extents(others(tmp_path / "rt.dcm"), shifted)
+    assert nothing is None
+    assert "ROI 1: its centre lies far from all of its outlines" in caplog.text
+
+
+def test_a_slice_that_was_not_outlined_does_not_part_a_lesion(tmp_path: Path, ct: Volume) -> None:
+    (match,) = with_extents(found([Lesion("a", at(ct.grid, 12, 15, 20), 24.0)]), ct.grid)
+    write_rtstruct([match], ct, tmp_path / "rt.dcm")
+    dataset = pydicom.dcmread(others(tmp_path / "rt.dcm"))
+    contours = dataset.ROIContourSequence[0].ContourSequence
+    assert len(contours) == 9
+    del contours[3]
+    dataset.save_as(tmp_path / "rt.dcm")
+    assert len(read_lesions(tmp_path / "rt.dcm", ct)) == 1
 
 
 def test_a_hole_is_no_part_of_a_lesion(tmp_path: Path, ct: Volume) -> None:

@@ -16,7 +16,7 @@ import pytest
 from conftest import LPS, RAS, make_phantom, oblique, save_dicom, torso_grid, write_dicom_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marks import assert_valid, found, marked, need, ran, series
+from marks import assert_valid, at, found, marked, need, ran, series
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, generate_uid
 
@@ -100,6 +100,103 @@ def test_others_find_a_point_for_ohif_in_the_nearest_slice(tmp_path: Path, ct: V
         report.save_as(tmp_path / "edited.dcm")
         (read,) = read_lesions(tmp_path / "edited.dcm", ct)
         assert np.allclose(read.center_mm, ct.grid.index_to_mm(index), atol=1e-3)
+
+
+def drawings(report: Dataset) -> list[Dataset]:
+    """The pixels that are marked in the (one) group of a report."""
+    (group,) = report.ContentSequence[-1].ContentSequence
+    return [i.ContentSequence[0] for i in group.ContentSequence
+            if i.ValueType == "NUM" and "ContentSequence" in i]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [0.0, 0.2, 1.5])
+def test_a_mark_that_was_moved_in_ohif_counts_more_than_our_centre(
+    tmp_path: Path, ct: Volume, way: float
+) -> None:
+    """A point, and an axis whose middle is not the centre; the pixels are 8 mm wide."""
+    both, _, point = marked(ct.grid)
+    both = replace(both, center_mm=at(ct.grid, 10.3, 15.4, 12.6))
+    for lesion in (point, both):
+        write_sr([lesion], ct, tmp_path / "sr.dcm", "ohif")
+        (same,) = read_lesions(tmp_path / "sr.dcm", ct)
+        assert np.allclose(same.center_mm, lesion.center_mm, atol=1e-3)
+        report = pydicom.dcmread(tmp_path / "sr.dcm")
+        for drawn in drawings(report):
+            data = np.add(np.reshape(drawn.GraphicData, (-1, 2)), (way, 0))
+            drawn.GraphicData = data.ravel().tolist()
+        report.save_as(tmp_path / "sr.dcm")
+        (moved,) = read_lesions(tmp_path / "sr.dcm", ct)
+        index = ct.grid.mm_to_index(moved.center_mm)
+        truth = ct.grid.mm_to_index(lesion.center_mm)
+        if way and lesion is both:
+            truth = np.array((10, 15, 12.125))
+        elif way:
+            truth[0] = np.round(truth[0])
+        assert np.allclose(index, np.add(truth, (0, 0, way)), atol=1e-3)
+
+
+@pytest.mark.parametrize("profile", ["plain", "ohif"])
+def test_the_expected_radius_reaches_the_next_time_point(
+    tmp_path: Path, ct: Volume, profile: str
+) -> None:
+    """Unmeasured, and measured with a doubt: then the next one starts from the old radius."""
+    both, _, point = marked(ct.grid)
+    assert both.size is not None
+    unsure = Match(replace(both, radius_mm=12.5), Status.FOUND, both.center_mm, 0.9, both.center_mm,
+                   None, replace(both.size, doubtful=True))  # fmt: skip
+    unmeasured = Match(point, Status.FOUND, point.center_mm, 0.9, point.center_mm)
+    write_sr([unsure, unmeasured], ct, tmp_path / "sr.dcm", profile)
+    assert_valid(tmp_path / "sr.dcm")
+    read = read_lesions(tmp_path / "sr.dcm", ct)
+    assert [lesion.radius_mm for lesion in read] == [12.5, point.radius_mm]
+    groups = pydicom.dcmread(tmp_path / "sr.dcm").ContentSequence[-1].ContentSequence
+    numbers = [i for i in groups[1].ContentSequence if i.ValueType == "NUM"]
+    assert [i.ConceptNameCodeSequence[0].CodeMeaning for i in numbers] == ["Certainty of Finding"]
+
+
+@pytest.mark.parametrize("profile", ["plain", "ohif"])
+def test_low_confidence_is_said_once(tmp_path: Path, ct: Volume, profile: str) -> None:
+    """In the plain profile by the status alone; OHIF shows nothing but the label."""
+    current = marked(ct.grid)[2]
+    for _ in range(2):
+        here = Match(current, Status.LOW_CONFIDENCE, current.center_mm, 0.3, current.center_mm)
+        write_sr([here], ct, tmp_path / "sr.dcm", profile)
+        (current,) = read_lesions(tmp_path / "sr.dcm", ct)
+        assert current.label == "no size"
+    (group,) = pydicom.dcmread(tmp_path / "sr.dcm").ContentSequence[-1].ContentSequence
+    texts = {i.ConceptNameCodeSequence[0].CodeMeaning: i.TextValue
+             for i in group.ContentSequence if i.ValueType == "TEXT"}  # fmt: skip
+    shown = {"plain": "no size", "ohif": "L3: no size (low confidence)"}
+    assert texts["Comment"] == shown[profile]
+    assert any(i.get("ConceptCodeSequence", [Dataset()])[0].get("CodeValue") == "low_confidence"
+               for i in group.ContentSequence)  # fmt: skip
+
+
+def test_places_far_apart_of_one_tracking_uid_are_told(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = slice_at(ct, 7)
+    groups = [
+        ohif_group("Length", number("Length", "G-D7FE", "SRT", 16, line(image, x, 8, x + 2, 8)),
+                   uid="2.25.7")
+        for x in (10, 11, 30)
+    ]  # fmt: skip
+    assert len(read_lesions(ohif_report(tmp_path / "sr.dcm", *groups[:2]), ct)) == 1
+    assert "apart" not in caplog.text
+    (read,) = read_lesions(ohif_report(tmp_path / "sr.dcm", *groups), ct)
+    assert read.tracking_uid == "2.25.7"
+    assert "3 measurement groups of one Tracking UID mark places up to 160 mm apart" in caplog.text
+
+
+@pytest.mark.parametrize("reader", ["A\\B", "line\nbreak", "A=B", "Dr. Ä^X", "x" * 100, " \n"])
+def test_any_reader_has_a_name(tmp_path: Path, ct: Volume, reader: str) -> None:
+    write_sr(found(marked(ct.grid)), ct, tmp_path / "sr.dcm", reader=reader)
+    assert_valid(tmp_path / "sr.dcm")
+    report = pydicom.dcmread(tmp_path / "sr.dcm")
+    names = [str(i.PersonName) for i in report.ContentSequence if i.ValueType == "PNAME"]
+    shown = {"A\\B": "A B^", "line\nbreak": "line break^", "A=B": "A B^", "Dr. Ä^X": "Dr. Ä X^"}
+    expected = [] if not reader.strip() else [shown.get(reader, "x" * 63 + "^")]
+    assert names == expected
 
 
 @pytest.mark.parametrize("profile", ["plain", "ohif"])
@@ -450,6 +547,15 @@ def test_enhanced_ct_is_referred_to_by_frame(tmp_path: Path) -> None:
     back = read_lesions(tmp_path / "sr.dcm", read)
     assert np.allclose(back[0].center_mm, marked(read.grid)[0].center_mm, atol=1e-3)
     assert np.allclose(back[1].center_mm, marked(read.grid)[1].center_mm, atol=1e-3)
+    image = pydicom.dcmread(tmp_path / "ct" / "a.dcm", stop_before_pixels=True)
+    drawn = drawing(image, "POINT", [20.5, 15.5])
+    group = ohif_group("Probe", number("Center", "111010", "DCM", 0, drawn))
+    refused(ohif_report(tmp_path / "sr.dcm", group), read, "several frames", "which")
+    drawn.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = 5
+    (fifth,) = read_lesions(ohif_report(tmp_path / "sr.dcm", group), read)
+    place = image.PerFrameFunctionalGroupsSequence[4].PlanePositionSequence[0].ImagePositionPatient
+    level = round(read.grid.mm_to_index(np.array(place, float))[0])
+    assert np.allclose(read.grid.mm_to_index(fifth.center_mm), (level, 15, 20), atol=1e-3)
 
 
 def enhanced(slices: Path, target: Path) -> None:

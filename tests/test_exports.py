@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import pytest
 import slicerio
 from conftest import LPS, RAS, oblique, write_dicom_series
 from fakes import FakeTracker
-from marks import at, centroid, found, marked, series, with_extents
+from marks import assert_valid, at, centroid, found, marked, series, with_extents
 
 from tlt.cli.main import main
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError
+from tlt.io.dicom_sr_write import write_sr
 from tlt.io.exports import write_lesions
-from tlt.io.images import save_volume
+from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import read_lesions, write_lesions_csv, write_mrk_json
 from tlt.io.lesions_convert import FORMATS as CONVERTED
 from tlt.io.lesions_convert import convert_lesions
@@ -124,6 +126,71 @@ def test_a_drawn_line_is_the_diameter(tmp_path: Path, ct: Volume) -> None:
         read_lesions(tmp_path / "l.mrk.json", ct)
 
 
+def edited(path: Path, change: Callable[[list[dict]], None]) -> Path:
+    """A list of markups as somebody saved it after a change."""
+    content = json.loads(path.read_text())
+    change(content["markups"])
+    path.write_text(json.dumps(content))
+    return path
+
+
+def move(markup: dict, point: int, *way_mm: float) -> None:
+    place = markup["controlPoints"][point]
+    place["position"] = np.add(place["position"], way_mm).tolist()
+
+
+def test_a_line_that_was_corrected_in_slicer_is_the_readers(tmp_path: Path, ct: Volume) -> None:
+    first = replace(marked(ct.grid)[0], radius_mm=15.0)
+    assert first.size is not None
+    path = tmp_path / "l.mrk.json"
+    write_mrk_json([first], path)
+    (same,) = read_lesions(path, ct)
+    assert same.size is not None
+    assert (same.radius_mm, same.size.by_reader) == (15.0, False)
+    (longer,) = read_lesions(edited(path, lambda m: move(m[1], 1, 20, 0, 0)), ct)
+    assert longer.size is not None
+    assert longer.size.by_reader
+    assert longer.size.long_axis.length_mm > first.size.long_axis.length_mm + 5
+    assert longer.radius_mm == pytest.approx(longer.size.long_axis.length_mm / 2)
+    write_mrk_json([first], path)
+    (wider,) = read_lesions(edited(path, lambda m: move(m[2], 1, 0, 0, 4)), ct)
+    assert wider.size is not None
+    assert wider.size.by_reader
+
+
+def test_a_point_that_was_moved_in_slicer_leaves_its_diameters(
+    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "l.mrk.json"
+    first = marked(ct.grid)[0]  # a long axis of 34 mm
+    beside = replace(first, center_mm=at(ct.grid, 10, 15, 15.5), radius_mm=15.0)
+    for lesion, way_mm, kept in ((first, 12, True), (first, 20, False), (first, 60, False),
+                                 (beside, 0, True), (beside, 9, False)):  # fmt: skip
+        write_mrk_json([lesion], path)
+        caplog.clear()
+        (read,) = read_lesions(edited(path, lambda m, way=way_mm: move(m[0], 0, way, 0, 0)), ct)
+        assert (read.size is not None) == kept, way_mm
+        assert read.radius_mm == pytest.approx(lesion.radius_mm, abs=1e-3)
+        assert ("L1 was moved away from the diameters" in caplog.text) != kept
+    drawn = marked(ct.grid)[1]
+    write_mrk_json([drawn], path)
+    (read,) = read_lesions(edited(path, lambda m: move(m[0], 0, 25, 0, 0)), ct)
+    assert read.size is not None, "a reader drew them"
+
+
+def test_doubts_and_labels_survive_slicer(tmp_path: Path, ct: Volume) -> None:
+    first, second, third = found(marked(ct.grid))
+    assert first.size is not None
+    unsure = replace(first, size=replace(first.size, doubtful=True), radius_mm=None,
+                     lesion=replace(first.lesion, label="a; b=c", radius_mm=11.0))  # fmt: skip
+    write_mrk_json([unsure, second, third], tmp_path / "l.mrk.json")
+    a, b, c = read_lesions(tmp_path / "l.mrk.json", ct)
+    assert a.size is not None
+    assert b.size is not None
+    assert (a.size.doubtful, b.size.doubtful, c.size) == (True, False, None)
+    assert (a.label, a.radius_mm) == ("a; b=c", 11.0)
+
+
 def test_corrected_matches_of_two_followups(tmp_path: Path, ct: Volume) -> None:
     first = found(marked(ct.grid))
     second = [replace(first[0], status=Status.NOT_FOUND), *first[1:]]
@@ -204,6 +271,93 @@ def test_a_followup_without_frame_of_reference_is_refused_before_tracking(
     assert "no Frame of Reference UID" in capsys.readouterr().err
 
 
+ODD = {
+    "PatientSex": "U", "PatientBirthDate": "1970-01-01", "StudyTime": "12:00:00",
+    "StudyDate": "20210231", "PatientName": "Doe", "AccessionNumber": "A" * 20,
+    "ReferringPhysicianName": "Roe\\Poe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["bl", "fu"])
+def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
+    study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture,
+    recwarn: pytest.WarningsRecorder, where: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(pydicom.config.settings, "_writing_validation_mode", pydicom.config.IGNORE)
+    write_dicom_series(ct, study / where, series="1" if where == "bl" else "2", **ODD)
+    monkeypatch.undo()
+    recwarn.clear()
+    monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: FakeTracker())
+    formats = ("json", "dicom-sr", "dicom-rtstruct")
+    assert main(track(study, "fu", "--format", *formats)) == 0
+    assert main(convert(study, "l.csv", "rt.dcm", "--format", "dicom-rtstruct")) == 0
+    assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    said = capfd.readouterr()
+    quoted = [str(one.message) for one in recwarn]
+    for text in (said.out, said.err, *quoted, (study / "out" / "result.json").read_text()):
+        assert not any(value in text for value in ("1970", "12:00:00", "Doe", "Roe", "AAAA"))
+    told = ("PatientBirthDate, PatientSex, ReferringPhysicianName, StudyDate, StudyTime break the "
+            "DICOM standard in the images")  # fmt: skip
+    assert any(told in remark for remark in read_json(study / "out" / "result.json").warnings)
+    assert said.err.count(told) == 1
+    files = [study / "out" / "baseline_sr.dcm", study / "rt.dcm", study / "seg.dcm"]
+    if where == "fu":
+        files = [study / "out" / name for name in ("followup_sr.dcm", "followup_rtstruct.dcm")]
+    for path in files:
+        written = pydicom.dcmread(path)
+        assert (written.PatientSex, written.PatientBirthDate, written.StudyTime) == ("", "", "")
+        assert (written.PatientName, written.AccessionNumber) == ("Doe", "A" * 20)
+
+
+def test_a_baseline_without_frame_of_reference_has_no_report_but_a_remark(
+    study: Path, ct: Volume
+) -> None:
+    write_dicom_series(ct, study / "bl", FrameOfReferenceUID="")
+    assert main(track(study, "fu", "--format", "json", "dicom-sr")) == 0
+    names = {path.name for path in (study / "out").iterdir()}
+    assert "followup_sr.dcm" in names
+    assert "baseline_sr.dcm" not in names
+    remarks = read_json(study / "out" / "result.json").warnings
+    assert "baseline: no DICOM SR, because it has no Frame of Reference UID" in remarks
+
+
+@pytest.mark.parametrize("missing", ["SOPInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("where", ["bl", "fu"])
+def test_images_without_their_uids_are_refused_before_tracking(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    missing: str, where: str,
+) -> None:  # fmt: skip
+    for path in (study / where).iterdir():
+        image = pydicom.dcmread(path)
+        delattr(image, missing)
+        image.save_as(path, enforce_file_format=False)
+    monkeypatch.setattr(FakeTracker, "track_pair", lambda *args: pytest.fail("was tracked"))
+    assert main(track(study, "fu", "--format", "dicom-sr")) == 3
+    assert "lacks its own UID" in capsys.readouterr().err
+
+
+def test_time_points_go_on_from_those_of_the_report(study: Path) -> None:
+    """What was the second follow-up is the next baseline, and its follow-up the third."""
+    assert main(convert(study, "l.csv", "first.dcm")) == 0
+    assert time_points(study / "first.dcm") == {"0"}
+    write_sr(found(marked(load_volume(study / "bl").grid)), load_volume(study / "bl"),
+             study / "l.dcm", time_point=2)  # fmt: skip
+    arguments = track(study, "fu", "--format", "json", "dicom-sr")
+    arguments[arguments.index(f"{study}/l.csv")] = f"{study}/l.dcm"
+    assert main(arguments) == 0
+    assert time_points(study / "out" / "baseline_sr.dcm") == {"2"}
+    assert time_points(study / "out" / "followup_sr.dcm") == {"3"}
+    assert read_json(study / "out" / "result.json").time_point == 2
+    assert main(convert(study, "l.dcm", "ohif.dcm", "--sr-profile", "ohif")) == 0
+    assert time_points(study / "ohif.dcm") == {"2"}
+
+
+def time_points(path: Path) -> set[str]:
+    groups = pydicom.dcmread(path).ContentSequence[-1].ContentSequence
+    items = [item for group in groups for item in group.ContentSequence]
+    return {i.TextValue for i in items if i.ConceptNameCodeSequence[0].CodeValue == "126070"}
+
+
 def convert(study: Path, source: str, output: str, *more: str) -> list[str]:
     return ["convert", "lesions", "--input", f"{study}/{source}", "--baseline", f"{study}/bl",
             "--output", f"{study}/{output}", *more]  # fmt: skip
@@ -234,6 +388,38 @@ def test_voxels_survive_from_mask_to_seg_and_back(study: Path, ct: Volume) -> No
     assert main(convert(study, "a.nii.gz", "rt.dcm", "--format", "dicom-rtstruct")) == 0
     assert main(convert(study, "rt.dcm", "c.nii.gz")) == 0
     assert np.array_equal(first, np.asarray(nibabel.load(study / "c.nii.gz").dataobj))
+
+
+def kinds(path: Path) -> set[str]:
+    dataset = pydicom.dcmread(path)
+    if "SegmentSequence" in dataset:
+        return {s.SegmentAlgorithmType for s in dataset.SegmentSequence}
+    return {r.ROIGenerationAlgorithm for r in dataset.StructureSetROISequence}
+
+
+def test_who_drew_a_lesion_is_told(study: Path, ct: Volume) -> None:
+    """A person's mask stays a person's through every format, a program's a program's."""
+    assert main(convert(study, "l.csv", "m.nii.gz")) == 0
+    assert main(convert(study, "m.nii.gz", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert main(convert(study, "seg.dcm", "rt.dcm", "--format", "dicom-rtstruct")) == 0
+    assert main(convert(study, "rt.dcm", "again.dcm", "--format", "dicom-seg")) == 0
+    for name in ("seg.dcm", "rt.dcm", "again.dcm"):
+        assert kinds(study / name) == {"MANUAL"}, name
+        assert_valid(study / name)
+    (segment, *_) = pydicom.dcmread(study / "seg.dcm").SegmentSequence
+    assert "SegmentAlgorithmName" not in segment
+    assert "SegmentationAlgorithmIdentificationSequence" not in segment
+    matches = with_extents(found(marked(ct.grid)), ct.grid)
+    write_lesions(ct, [ct], [matches], study, ("dicom-seg", "dicom-rtstruct", "dicom-sr"))
+    both = {"AUTOMATIC", "SEMIAUTOMATIC"}  # a reader drew the axes of one
+    for name in ("followup_seg.dcm", "followup_rtstruct.dcm"):
+        assert kinds(study / name) == both
+        assert_valid(study / name)
+    (segment, *_) = pydicom.dcmread(study / "followup_seg.dcm").SegmentSequence
+    assert segment.SegmentAlgorithmName == "tlt"
+    for source in ("followup_seg.dcm", "followup_rtstruct.dcm", "followup_sr.dcm"):
+        assert main(convert(study, source, "to.dcm", "--format", "dicom-rtstruct")) == 0
+        assert kinds(study / "to.dcm") == both, source
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,28 @@ def test_csv_needs_no_id_radius_or_label(tmp_path: Path, caplog: pytest.LogCaptu
 )
 def test_bad_csv(tmp_path: Path, text: str, words: str) -> None:
     refused(put(tmp_path, "l.csv", text), words)
+
+
+def test_a_tracking_uid_is_that_of_one_lesion(tmp_path: Path) -> None:
+    """Formats that keep lesions by it would lose one of two."""
+    text = HEADER.strip() + ",tracking_uid\n"
+    for uid in ("1.2.3", "no UID"):
+        rows = "".join(f"{name},0,0,{z},LPS,8,,{uid}\n" for name, z in (("A", 290), ("B", 310)))
+        refused(put(tmp_path, "l.csv", text + rows), "lesions A, B have one Tracking UID")
+    rows = "A,0,0,290,LPS,8,,\nB,0,0,310,LPS,8,,\n"
+    read = read_lesions(put(tmp_path, "l.csv", text + rows), CT)
+    assert len({lesion.tracking_uid for lesion in read}) == 2
+
+
+def test_a_text_that_is_no_uid_becomes_one_in_every_format(tmp_path: Path) -> None:
+    text = HEADER.strip() + ",tracking_uid\nA,0,0,300,LPS,8,,lesion 7; x\n"
+    (read,) = read_lesions(put(tmp_path, "l.csv", text), CT)
+    assert read.tracking_uid.startswith("2.25.")
+    write_mrk_json([replace(read, tracking_uid="lesion 7; x")], tmp_path / "l.mrk.json")
+    write_lesions_csv([read], tmp_path / "m.csv", tracking_uids=True)
+    for name in ("l.mrk.json", "m.csv"):
+        (again,) = read_lesions(tmp_path / name, CT)
+        assert again.tracking_uid == read.tracking_uid
 
 
 def test_other_bad_files(tmp_path: Path) -> None:
@@ -284,8 +307,9 @@ def test_matches_are_written_where_they_were_found(tmp_path: Path) -> None:
     write_mrk_json(matches, tmp_path / "l.mrk.json")
     read = read_lesions(tmp_path / "l.mrk.json", CT)
     assert [(r.id, r.radius_mm, r.label) for r in read] == [
-        ("3", 30, ""), ("4", 10, "(low confidence)")
+        ("3", 30, ""), ("4", 10, "")
     ]  # fmt: skip
+    assert "label=(low confidence)" in (tmp_path / "l.mrk.json").read_text()
     assert read[0].tracking_uid == "2.25.3"
     write_mask(matches, CT.grid, tmp_path / "m.nii.gz")
     assert [r.id for r in read_lesions(tmp_path / "m.nii.gz", CT)] == ["3", "4"]

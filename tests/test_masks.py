@@ -138,6 +138,22 @@ def test_small_and_overlapping_balls_all_have_voxels() -> None:
     assert np.isclose(volume, 4 / 3 * np.pi * 40**3, rtol=0.05)
 
 
+def test_ids_are_integers_only_where_these_tell_them_apart() -> None:
+    places = ((10.0, -20.0, 310.0), (-40.0, 30.0, 280.0))
+    for ids, values in ((("1", "01"), [1, 2]), (("7", "07"), [1, 2]), (("7", "2"), [2, 7])):
+        lesions = [Lesion(id_, place, 12.0) for id_, place in zip(ids, places, strict=True)]
+        assert np.unique(sphere_labels(lesions, CT.grid)).tolist() == [0, *values], ids
+
+
+def test_a_label_in_parts_is_told(tmp_path: Path, caplog) -> None:
+    labels = np.zeros(CT.grid.shape_zyx, np.uint8)
+    labels[2:4, 3:5, 3:6] = labels[10, 20, 20:26] = 3
+    labels[15, 5, 6] = 4
+    write_labels(labels, CT.grid, tmp_path / "m.nii.gz")
+    assert [lesion.id for lesion in read_lesions(tmp_path / "m.nii.gz", CT)] == ["3", "4"]
+    assert "in unconnected parts, but taken as one lesion each: 3; mark" in caplog.text
+
+
 def test_a_mask_tells_sizes_and_takes_extents(tmp_path: Path) -> None:
     grid = torso_grid((60, 50, 20), (1.0, 1.0, 3.0), oblique(10))
     ct = Volume(np.zeros(grid.shape_zyx, np.int16), grid)

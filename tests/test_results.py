@@ -48,8 +48,8 @@ def result():
 def test_json_holds_exactly_the_fields_of_the_contract(result):
     data = json.loads(to_json(result))
     assert list(data) == [
-        "schema_version", "coordinate_system", "software", "baseline", "followups", "lesions",
-        "warnings",
+        "schema_version", "coordinate_system", "software", "time_point", "baseline", "followups",
+        "lesions", "warnings",
     ]  # fmt: skip
     assert data["schema_version"] == 1
     assert data["coordinate_system"] == "LPS"

@@ -96,6 +96,7 @@ def _run(job: TrackJob, report: Progress) -> Result:
 
 def track_study(job: TrackJob, progress: Progress) -> Study:
     """Read the images and the lesions, and track them."""
+    from tlt.io.lesions import read_time_point
     from tlt.sizing import with_sizes
     from tlt.track import Tracker
 
@@ -103,18 +104,15 @@ def track_study(job: TrackJob, progress: Progress) -> Study:
         progress("load model", 0.0)
         tracker = Tracker.load(job.tracker, job.model, job.device, job.precision)
         baseline, followups, lesions = _read(job, progress)
-        if _dicom_formats(job):
-            from tlt.io.dicom_references import check_frame
-
-            for followup in followups:
-                check_frame(followup)
+        time_point = read_time_point(job.lesions)
+        _check_references(job, baseline, followups)
         measure = None
         if job.sizes:
             lesions, measure = with_sizes(baseline, lesions, progress)
         pairs = track_over_time(tracker, baseline, followups, lesions, progress, measure)
     remarks += _patient_remarks(baseline, followups) + _registration_remarks(pairs)
     result = build_result(
-        baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers
+        baseline, followups, pairs, _software(tracker), remarks, job.with_identifiers, time_point
     )
     return Study(baseline, followups, pairs, result)
 
@@ -165,6 +163,18 @@ def _check_formats(job: TrackJob) -> None:
 
         for path in job.followups:
             check_dicom_output(path, "--format " + " ".join(formats))
+
+
+def _check_references(job: TrackJob, baseline: Volume, followups: Sequence[Volume]) -> None:
+    """Refuse, before any work, images in which DICOM objects could not place a lesion."""
+    if _dicom_formats(job):
+        from tlt.io.dicom_references import check_frame, load_references
+
+        for followup in followups:
+            check_frame(followup)
+        marked = "dicom-sr" in job.formats and baseline.series_uid is not None
+        if marked and load_references(baseline).frame_uid:
+            check_frame(baseline)
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

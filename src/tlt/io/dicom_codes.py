@@ -18,6 +18,7 @@ OWN = "99TLT"  # private, for what no public scheme names
 FINDING_SITE = ("363698007", "G-C0E3")  # SNOMED CT, and the older SNOMED RT
 TRACKING_ID, TRACKING_UID = "112039", "112040"
 MEASUREMENTS, MEASUREMENT_GROUP = "126010", "125007"
+TIME_POINT = "126070"  # Subject Time Point Identifier
 ALGORITHM = "111001"
 COMMENT, FINDING, CENTER, IMAGE_REGION = "121106", "121071", "111010", "111030"
 
@@ -34,6 +35,7 @@ NODE_CODES = ("59441001", "T-C4000", "C0024204")  # SNOMED CT, SNOMED RT, UMLS
 STATUS = Code("status", OWN, "Tracking status")
 ROLE = Code("role", OWN, "Role of the lesion in RECIST 1.1")
 EXACT_CENTER = Code("exact-center", OWN, "Exact center, LPS mm")
+EXPECTED_RADIUS = Code("expected-radius", OWN, "Radius in mm expected here, not measured")
 SIZE_QUALITY = Code("size-quality", OWN, "Quality of the size")
 DOUBTFUL = Code("doubtful", OWN, "Doubtful: look at it before it is used")
 LONG_NAMES = ("103339001", "G-A185", "410668003", "G-D7FE", "121206")

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from tlt.errors import InputError
 from tlt.geometry import Grid
 
+SIDEWAYS_MM = 0.5  # by which slices may be shifted against each other
+UNEVEN, UNEVEN_MM = 0.1, 0.1  # of a step, or in mm, by which slices may lie beside even steps
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -99,7 +102,7 @@ def _check_tilt(stack: list[Slice], normal: NDArray, name: str) -> None:
     offset = np.array([s.position_mm for s in stack]) - np.array(stack[0].position_mm)
     sideways = offset - np.outer(offset @ normal, normal)
     drift = float(np.linalg.norm(sideways, axis=1).max())
-    if drift > 0.5:
+    if drift > SIDEWAYS_MM:
         worst = int(np.linalg.norm(sideways, axis=1).argmax())
         along = abs(float(offset[worst] @ normal))
         angle = np.degrees(np.arctan2(drift, along))
@@ -126,7 +129,7 @@ def _check_steps(stack: list[Slice], heights: NDArray, name: str) -> None:
         )
     even = np.linspace(heights[0], heights[-1], len(heights))
     off = float(np.abs(heights - even).max())
-    if off > max(0.1 * step, 0.1) or steps.min() < 0.8 * step or steps.max() > 1.2 * step:
+    if off > max(UNEVEN * step, UNEVEN_MM) or steps.min() < 0.8 * step or steps.max() > 1.2 * step:
         numbers = len({s.acquisition for s in stack})
         raise InputError(
             f"{name}: uneven slices: {steps.min():.2f} to {steps.max():.2f} mm apart "

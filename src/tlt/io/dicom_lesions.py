@@ -38,8 +38,7 @@ def read_dicom(path: Path, baseline: Volume) -> list[Row]:
     of another frame of reference or grid than the baseline, or marks nothing in it.
     """
     with dicom_paths(path) as paths:
-        chosen = paths[0] if path.is_file() and paths == [path] else _pick(paths, path)
-        dataset = _whole(chosen, str(path))
+        dataset = _chosen(paths, path)
         kind = KINDS.get(str(dataset.get("SOPClassUID")))
         if kind is None:
             raise InputError(f"{path}: {_what(dataset)}, not a SR, SEG or RTSTRUCT; give one")
@@ -55,6 +54,23 @@ def read_dicom(path: Path, baseline: Volume) -> list[Row]:
             ) from error
 
 
+def read_time_point(path: Path) -> int:
+    """The time point that a SR marks, as its Subject Time Point says; 0, the baseline, without."""
+    with dicom_paths(path) as paths:
+        dataset = _chosen(paths, path)
+    if KINDS.get(str(dataset.SOPClassUID)) != "SR":
+        return 0
+    from tlt.io.dicom_sr_read import time_point_of
+
+    return time_point_of(dataset)
+
+
+def _chosen(paths: list[Path], source: Path) -> Dataset:
+    """The object that is meant: the one file, or the one of a folder or zip that marks lesions."""
+    single = source.is_file() and paths == [source]
+    return _whole(paths[0] if single else _pick(paths, source), str(source))
+
+
 def _read(
     kind: str, dataset: Dataset, name: str, baseline: Volume, references: References | None
 ) -> list[Row]:
@@ -63,10 +79,10 @@ def _read(
 
         return read_sr(dataset, name, references)
     if kind == "SEG":
-        from tlt.io.dicom_seg import read_seg
+        from tlt.io.dicom_seg_read import read_seg
 
         return read_seg(dataset, name, baseline.grid, references)
-    from tlt.io.dicom_rtstruct import read_rtstruct
+    from tlt.io.dicom_rtstruct_read import read_rtstruct
 
     return read_rtstruct(dataset, name, baseline.grid, references)
 

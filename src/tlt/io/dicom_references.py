@@ -7,7 +7,9 @@ the pixel on which it was put.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +17,17 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from numpy.typing import ArrayLike, NDArray
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, TM, validate_value
 
 from tlt.errors import InputError, UsageError
-from tlt.geometry import Grid, Points
+from tlt.geometry import Grid, Points, Triple
 from tlt.io.dicom import open_series
 from tlt.io.dicom_files import is_dicom
+from tlt.pacs.privacy import quiet_libraries
 from tlt.pacs.source import is_peer_source
 from tlt.volume import Volume
 
@@ -30,15 +37,26 @@ COMMON = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
+NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+SEXES = ("M", "F", "O")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One slice of the series: its image's UIDs, and the frame (from 1) of a multi-frame image."""
+    """One slice of the series.
+
+    Attributes:
+        sop_class_uid, sop_uid: of its image.
+        frame: its number (from 1) in a multi-frame image.
+        position_mm: LPS centre of its first pixel; up to a tolerance that of the grid.
+    """
 
     sop_class_uid: str
     sop_uid: str
     frame: int | None
+    position_mm: Triple
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +68,27 @@ class References:
         planes: where each of its slices is, in the order of the grid.
         images: headers without pixels, in the order of the planes, a multi-frame image once.
         frame_uid: Frame of Reference UID; empty if the images have none.
+        emptied: the elements of the headers that broke the standard and are empty here.
     """
 
     grid: Grid
     planes: list[Plane]
     images: list[Dataset]
     frame_uid: str
+    emptied: tuple[str, ...] = ()
 
-    def points_of(self, pixels: ArrayLike, sop_uid: str, frame: int | None) -> Points | None:
-        """LPS points (N, 3) of (column, row) pairs of an image; None for one of another series."""
-        levels = [
+    def levels_of(self, sop_uid: str, frame: int | None) -> list[int]:
+        """The slices that an image, or a frame of it, has in this series; none of another one."""
+        return [
             level
             for level, plane in enumerate(self.planes)
-            if plane.sop_uid == sop_uid and plane.frame in (None, frame or 1)
+            if plane.sop_uid == sop_uid and (frame is None or plane.frame in (None, frame))
         ]
-        if not levels:
-            return None
+
+    def points_of(self, pixels: ArrayLike, level: int) -> Points:
+        """LPS points (N, 3) of (column, row) pairs (N, 2) in a slice."""
         pairs = np.asarray(pixels, float).reshape(-1, 2) - 0.5
-        index = np.concatenate([np.full((len(pairs), 1), levels[0]), pairs[:, ::-1]], 1)
+        index = np.concatenate([np.full((len(pairs), 1), level), pairs[:, ::-1]], 1)
         return self.grid.index_to_mm(index)
 
     def pixels_of(self, points_mm: ArrayLike) -> NDArray[np.float64]:
@@ -123,6 +144,7 @@ def check_frame(volume: Volume) -> References:
             f"{volume.path}: the images have no Frame of Reference UID, so no DICOM object can "
             "place a lesion in them; export the original series"
         )
+    _tell_emptied(str(volume.path), references.emptied)
     return references
 
 
@@ -157,17 +179,16 @@ def load_references(volume: Volume) -> References:
 def _load(source: Path, series_uid: str, changed_ns: int) -> References:
     with open_series(source, series_uid) as (_, stack, grid):
         headers = {p: _header(p, str(source)) for p in dict.fromkeys(s.path for s in stack)}
-    planes = [
-        Plane(
-            str(headers[s.path].SOPClassUID),
-            str(headers[s.path].SOPInstanceUID),
-            s.frame + 1 if "PerFrameFunctionalGroupsSequence" in headers[s.path] else None,
-        )
-        for s in stack
-    ]
+    planes = []
+    for s in stack:
+        header = headers[s.path]
+        frame = s.frame + 1 if "PerFrameFunctionalGroupsSequence" in header else None
+        x, y, z = s.position_mm
+        planes.append(Plane(header.SOPClassUID, header.SOPInstanceUID, frame, (x, y, z)))
     images = list(headers.values())
+    emptied = _empty_invalid(images)
     frame_uid = str(images[0].get("FrameOfReferenceUID") or "")
-    return References(grid, planes, images, frame_uid)
+    return References(grid, planes, images, frame_uid, emptied)
 
 
 def _source(path: str) -> Path:
@@ -179,14 +200,53 @@ def _source(path: str) -> Path:
 def _header(path: str, name: str) -> Dataset:
     """The header of an image, with empty elements where the common ones are missing."""
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        missing = [keyword for keyword in COMMON if keyword not in header]
-        for keyword in missing:
-            setattr(header, keyword, None)
-        if not all(keyword in header for keyword in ("SOPClassUID", "StudyInstanceUID")):
-            raise ValueError("no SOPClassUID or StudyInstanceUID")
+        with quiet_libraries():  # pydicom's warnings quote values
+            header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            for keyword in COMMON:
+                if header.get(keyword) is None:
+                    setattr(header, keyword, None)
+            missing = [keyword for keyword in NEEDED if not header.get(keyword)]
+            if missing:
+                raise ValueError(f"no {missing[0]}")
     except Exception as error:  # pydicom raises whatever a damaged file makes its parsers raise
         raise InputError(
-            f"{name}: an image has a damaged header; export the series again"
+            f"{name}: an image has a damaged header, or lacks its own UID, or that of its series "
+            "or study; export the series again"
         ) from error
     return header
+
+
+def _empty_invalid(images: Iterable[Dataset]) -> tuple[str, ...]:
+    """Empty what breaks the standard: DICOM objects that took it over could not be written."""
+    emptied = set()
+    for image in images:
+        for keyword in COMMON:
+            if not _is_valid(keyword, image[keyword].value):
+                setattr(image, keyword, None)
+                emptied.add(keyword)
+    return tuple(sorted(emptied))
+
+
+@lru_cache(maxsize=64)  # once a series, and not for every object that is written
+def _tell_emptied(path: str, emptied: tuple[str, ...]) -> None:
+    """Warn of emptied elements, without their values: they tell who the patient is."""
+    if emptied:
+        log.warning(
+            "%s: %s break the DICOM standard in the images and are left empty in what is written",
+            Path(path).name,  # no folders: they can tell who the patient is
+            ", ".join(emptied),
+        )
+
+
+def _is_valid(keyword: str, value: object) -> bool:
+    """Whether a date, a time, a sex or a name is one, and a single one; others are not checked."""
+    vr = dictionary_VR(keyword)
+    if not value or vr not in ("DA", "TM", "CS", "PN"):
+        return True
+    if vr == "CS" or isinstance(value, MultiValue):
+        return value in SEXES
+    try:
+        validate_value(vr, value, RAISE)
+        return vr == "PN" or (DA if vr == "DA" else TM)(value) is not None
+    except ValueError:
+        return False

@@ -1,51 +1,50 @@
 """Lesions as a DICOM RT Structure Set: a region of interest a lesion, outlined slice by slice.
 
 The outlines are those of the extent where there is one, else of the ball. Their centroid follows
-the slices; the lesion's own centre, radius and Tracking UID stand in the ROI Description, which is
-what `read_rtstruct` goes by where it is there.
+the slices; the lesion's own centre, radius and Tracking UID stand in the ROI Description, with the
+outlines' centroid and radius: a reader goes by them until somebody has moved the outlines.
 """
 
 from __future__ import annotations
 
 import datetime
-import logging
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from tlt.errors import InputError
-from tlt.geometry import Grid, Points
+from tlt.geometry import Points
 from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import COMMON, References, check_frame
 from tlt.io.files import atomic_path
-from tlt.io.lesion_rows import Row, placed, with_unique_ids
+from tlt.io.lesion_rows import Origin, origin_of, placed
 from tlt.io.masks import on_grid
 from tlt.io.outlines import (
     Outlined,
     ball_outlines,
     extent_outlines,
-    fill_outlines,
     measure_outlines,
 )
 from tlt.lesion import Lesion, Match
+from tlt.pacs.privacy import quiet_libraries
 from tlt.volume import Volume
 
 COLORS = ((230, 60, 50), (60, 160, 230), (250, 180, 40), (90, 190, 90), (190, 90, 200))
 SERIES_NUMBER = 9903
-# Types of regions that are no lesions.
-NOT_LESIONS = {
-    "EXTERNAL", "ORGAN", "AVOIDANCE", "SUPPORT", "FIXATION", "BOLUS", "CAVITY", "DOSE_REGION",
-    "CONTRAST_AGENT", "CONTROL", "REGISTRATION", "ISOCENTER",
-}  # fmt: skip
-MAX_POINTS = 2_000_000
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """A lesion, who drew it (DICOM's word), what is said of it, and its outlines."""
+
+    lesion: Lesion
+    origin: str
+    description: str
+    outlines: list[Outlined]
 
 
 def write_rtstruct(
@@ -54,65 +53,35 @@ def write_rtstruct(
     path: str | os.PathLike[str],
     sop_uid: str | None = None,
     series_uid: str | None = None,
+    origins: Sequence[Origin] | None = None,
 ) -> list[str]:
     """Write lesions where they were found as an RT Structure Set; returns their ids.
 
     Nothing is written, and nothing returned, where none was found. ``image`` is the DICOM series
-    that they lie in. Raises InputError when it is none, or has no frame of reference.
+    that they lie in; ``origins`` says who drew each item, tlt by default. Raises InputError when
+    the image is no DICOM series, or has no frame of reference.
     """
     references = check_frame(image)
-    outlined = []
+    regions = []
     for count, lesion in placed(items):
         item = items[count - 1]
+        origin = origin_of(item) if origins is None else origins[count - 1]
         extent = item.extent if isinstance(item, Match) else None
         extent = on_grid(extent, references.grid) if extent is not None else None
         if extent is None:
             drawn = list(ball_outlines(lesion, references.grid))
         else:
             drawn = list(extent_outlines(extent, references.grid))
-        outlined.append((lesion, _description(lesion, extent is None), drawn))
-    if not outlined:
+        text = _description(lesion, drawn, extent is None)
+        regions.append(_Region(lesion, origin.kind, text, drawn))
+    if not regions:
         return []
     sop_uid = UID(sop_uid) if sop_uid else generate_uid(prefix=None)
-    dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
-    _add_regions(dataset, outlined, references)
-    with atomic_path(path) as beside:
+    with quiet_libraries(), atomic_path(path) as beside:  # pydicom quotes odd values
+        dataset = _object(references, sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
+        _add_regions(dataset, regions, references)
         dataset.save_as(beside, enforce_file_format=True)
-    return [lesion.id for lesion, _, _ in outlined]
-
-
-def read_rtstruct(
-    dataset: Dataset, name: str, baseline: Grid, references: References | None
-) -> list[Row]:
-    """The regions of interest of an RT Structure Set; organs and the like are left out.
-
-    Raises InputError for another frame of reference than the baseline's, and where nothing is
-    outlined.
-    """
-    regions = {int(r.ROINumber): r for r in dataset.get("StructureSetROISequence") or []}
-    notes = {int(o.ReferencedROINumber): o for o in dataset.get("RTROIObservationsSequence") or []}
-    rows, organs = [], 0
-    for item in dataset.get("ROIContourSequence") or []:
-        number = int(item.ReferencedROINumber)
-        if number not in regions:
-            raise InputError(f"{name}: contours of ROI {number}, which is not described in it")
-        note = notes.get(number, Dataset())
-        if str(note.get("RTROIInterpretedType") or "").upper() in NOT_LESIONS:
-            organs += 1
-            continue
-        contours = _contours(item)
-        if contours:
-            _check_frame(regions[number], name, references)
-            row = _row(regions[number], note, contours, f"{name}: ROI {number}")
-            rows.append(replace(row, extent=fill_outlines(contours, baseline)))
-    if not rows:
-        raise InputError(
-            f"{name}: no outlined lesion in the RTSTRUCT ({organs} regions are organs or the "
-            "like); outline at least one lesion"
-        )
-    if organs:
-        log.warning("%s: %d regions are organs or the like and are left out", name, organs)
-    return with_unique_ids(rows)
+    return [region.lesion.id for region in regions]
 
 
 def _object(references: References, sop_uid: str, series_uid: str) -> Dataset:
@@ -168,28 +137,22 @@ def _reference(sop_class: str, sop_uid: str) -> Dataset:
     return reference
 
 
-def _add_regions(
-    dataset: Dataset,
-    outlined: list[tuple[Lesion, str, list[Outlined]]],
-    references: References,
-) -> None:
+def _add_regions(dataset: Dataset, regions: Sequence[_Region], references: References) -> None:
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
-    for number, (lesion, description, outlines) in enumerate(outlined, 1):
-        region = Dataset()
-        region.ROINumber = number
-        region.ReferencedFrameOfReferenceUID = references.frame_uid
-        region.ROIName = plain_text(lesion.id) or f"lesion {number}"
-        region.ROIDescription = description
-        region.ROIGenerationAlgorithm = "AUTOMATIC"
-        dataset.StructureSetROISequence.append(region)
-        drawn = Dataset()
+    for number, region in enumerate(regions, 1):
+        lesion, described, drawn, note = region.lesion, Dataset(), Dataset(), Dataset()
+        described.ROINumber = number
+        described.ReferencedFrameOfReferenceUID = references.frame_uid
+        described.ROIName = plain_text(lesion.id) or f"lesion {number}"
+        described.ROIDescription = region.description
+        described.ROIGenerationAlgorithm = region.origin
+        dataset.StructureSetROISequence.append(described)
         drawn.ROIDisplayColor = list(COLORS[(number - 1) % len(COLORS)])
         drawn.ReferencedROINumber = number
-        drawn.ContourSequence = [_contour(*outline, references) for outline in outlines]
+        drawn.ContourSequence = [_contour(*outline, references) for outline in region.outlines]
         dataset.ROIContourSequence.append(drawn)
-        note = Dataset()
         note.ObservationNumber = note.ReferencedROINumber = number
         note.ROIObservationLabel = plain_text(lesion.label, 16)
         note.RTROIInterpretedType = "GTV"
@@ -197,12 +160,16 @@ def _add_regions(
         dataset.RTROIObservationsSequence.append(note)
 
 
-def _description(lesion: Lesion, ball: bool) -> str:
+def _description(lesion: Lesion, drawn: list[Outlined], ball: bool) -> str:
     """What the outlines do not tell; a radius only where they are made from it."""
     center = ",".join(f"{v:.4f}" for v in lesion.center_mm)
+    middle, reach = measure_outlines([np.round(points, 4) for _, points in drawn])
+    outline = ",".join(f"{v:.4f}" for v in (*middle, reach or 0.0))
     radius = f"radius_mm={lesion.radius_mm:.4f}; " if ball else ""
-    text = f"center_mm={center}; {radius}tracking_uid={lesion.tracking_uid}; label={lesion.label}"
-    return plain_text(text, 1024)
+    doubtful = "doubtful=yes; " if lesion.size is not None and lesion.size.doubtful else ""
+    text = f"center_mm={center}; outline={outline}; {radius}{doubtful}"
+    # The label comes last, as it may be cut, or hold a semicolon.
+    return plain_text(f"{text}tracking_uid={lesion.tracking_uid}; label={lesion.label}", 1024)
 
 
 def _contour(level: int, points: Points, references: References) -> Dataset:
@@ -216,42 +183,3 @@ def _contour(level: int, points: Points, references: References) -> Dataset:
     contour.NumberOfContourPoints = len(points)
     contour.ContourData = [f"{v:.4f}" for v in points.ravel()]
     return contour
-
-
-def _contours(item: Dataset) -> list[Points]:
-    contours = []
-    for contour in item.get("ContourSequence") or []:
-        flat = np.array([float(v) for v in contour.ContourData], float)
-        if flat.size % 3 or flat.size > MAX_POINTS:
-            raise ValueError("ContourData")
-        if flat.size:
-            contours.append(flat.reshape(-1, 3))
-    return contours
-
-
-def _check_frame(region: Dataset, name: str, references: References | None) -> None:
-    frame = str(region.get("ReferencedFrameOfReferenceUID") or "")
-    if references is not None and frame != references.frame_uid:
-        raise InputError(
-            f"{name}: the RTSTRUCT has another frame of reference than the baseline; "
-            "give the one that was drawn on this baseline"
-        )
-
-
-def _row(region: Dataset, note: Dataset, contours: list[Points], where: str) -> Row:
-    text = str(region.get("ROIDescription") or "")
-    ours = dict(re.findall(r"(center_mm|radius_mm|tracking_uid|label)=([^;]*)", text))
-    center, radius = measure_outlines(contours)
-    if "center_mm" in ours:
-        center = np.array([float(v) for v in ours["center_mm"].split(",")]).reshape(3)
-    if "radius_mm" in ours:
-        radius = float(ours["radius_mm"])
-    label = ours.get("label") or str(note.get("ROIObservationLabel") or "")
-    return Row(
-        where=where,
-        id=str(region.get("ROIName") or ""),
-        center_mm=center,
-        radius_mm=radius,
-        label=label.strip(),
-        tracking_uid=ours.get("tracking_uid", "").strip(),
-    )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlt.io.dicom_codes import valid_uid
 from tlt.io.dicom_references import References
+from tlt.io.lesion_rows import without_remark
 from tlt.lesion import Axis, Lesion, Match, Role
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Groups:
 
         common = {
             "tracking_identifier": sr.TrackingIdentifier(
-                valid_uid(lesion.tracking_uid), self._identifier(lesion)
+                lesion.tracking_uid, self._identifier(lesion)
             ),
             "time_point_context": self._time_point(),
             "finding_type": codes.SCT.Lesion,
@@ -73,6 +73,9 @@ class Groups:
                 measurements=self._measurements(item, lesion), **common
             )
             group[0].ContentSequence.append(self._center(lesion))
+        expected = _expected_radius(item)
+        if expected is not None:
+            group[0].ContentSequence.append(expected)
         label = self._label(lesion)
         if label:
             group[0].ContentSequence.append(comment(label))
@@ -88,9 +91,9 @@ class Groups:
         )
 
     def _label(self, lesion: Lesion) -> str:
-        """OHIF shows the comment and not the identifier, so there the id leads it."""
+        """OHIF shows the comment, not identifier and status, so there the id leads it."""
         if not self.ohif:
-            return lesion.label
+            return without_remark(lesion.label)
         return f"{lesion.id}: {lesion.label}" if lesion.label else lesion.id
 
     def _time_point(self) -> sr.TimePointContext:
@@ -150,6 +153,7 @@ class Groups:
         """The centre beside the axes, whose middle it need not be, or beside the nearest pixel.
 
         For OHIF it is a text, which it passes over: a second point it would take for the drawing.
+        The middle of the long axis follows, to tell later whether somebody has moved it.
         """
         from highdicom import sr
         from pydicom.sr.codedict import codes
@@ -157,7 +161,9 @@ class Groups:
         from tlt.io.dicom_codes import EXACT_CENTER
 
         if self.ohif:
-            text = " ".join(f"{value:.4f}" for value in lesion.center_mm)
+            axis = lesion.size.long_axis if lesion.size else None
+            middle = np.add(axis.start_mm, axis.end_mm) / 2 if axis else ()
+            text = " ".join(f"{value:.4f}" for value in (*lesion.center_mm, *middle))
             return sr.TextContentItem(EXACT_CENTER, text, relationship_type="CONTAINS")
         self.spatial = True
         return sr.Scoord3DContentItem(
@@ -203,6 +209,21 @@ def _scalars(
     if volume is not None:
         numbers.append(_number(VOLUME, volume, "mm3"))
     return numbers
+
+
+def _expected_radius(item: Lesion | Match) -> sr.TextContentItem | None:
+    """The radius to look for at the next time point, where none was measured without a doubt.
+
+    It is a text of our own, because readers would take a number for a measurement.
+    """
+    from highdicom import sr
+
+    from tlt.io.dicom_codes import EXPECTED_RADIUS
+
+    if isinstance(item, Lesion) or item.radius_mm is not None:
+        return None
+    text = f"{item.lesion.radius_mm:.4f}"
+    return sr.TextContentItem(EXPECTED_RADIUS, text, relationship_type="CONTAINS")
 
 
 def _sites(lesion: Lesion) -> list[sr.FindingSite]:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,12 @@ from tlt.io.dicom_sr_items import (
     with_inner,
 )
 from tlt.io.dicom_sr_shapes import Shapes, Skipped, shapes_of
-from tlt.io.lesion_rows import Row, triple, with_unique_ids
+from tlt.io.lesion_rows import Origin, Row, triple, with_unique_ids
 from tlt.lesion import Axis, Role, Size
 
 MAX_DEPTH = 20
-NEAR_MM = 15.0
+APART_MM = 15.0  # at least, by which marks of one Tracking UID are told to be far apart
+SAME_PIXEL, SAME_MM = 0.05, 0.1  # by which a mark may differ that nobody has moved
 TO_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 TO_MM3 = {"mm3": 1.0, "cm3": 1e3, "ml": 1e3, "mL": 1e3}
 FREE_TEXT = "CORNERSTONEFREETEXT"
@@ -48,7 +50,8 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
     Groups that mark another series are left out, with a warning. Raises InputError when the SR has
     no measurement groups, or none that marks the baseline.
     """
-    groups = _merged([group for group in _groups(dataset) if group])
+    parts = _by_lesion([group for group in _groups(dataset) if group])
+    groups = [[item for group in own for item in group] for own in parts]
     if not groups:
         raise InputError(
             f"{name}: a SR without measurement groups (TID 1500); "
@@ -58,6 +61,7 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
     for count, items in enumerate(groups, 1):
         try:
             rows.append(_row(items, f"{name}: measurement group {count}", references))
+            _tell_apart(parts[count - 1], rows[-1], name, references)
         except Skipped as skipped:
             reasons[str(skipped)] += 1
     if not rows:
@@ -70,6 +74,12 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
     return with_unique_ids(rows)
 
 
+def time_point_of(dataset: Dataset) -> int:
+    """The latest Subject Time Point of a SR's groups; 0 where it does not count time points."""
+    told = [text_of(items, known.TIME_POINT) for items in _groups(dataset)]
+    return max((int(text) for text in told if re.fullmatch(r"\d{1,3}", text)), default=0)
+
+
 def _groups(dataset: Dataset, depth: int = 0) -> Iterator[list[Dataset]]:
     """The content items of every measurement group."""
     for item in dataset.get("ContentSequence") or []:
@@ -79,12 +89,32 @@ def _groups(dataset: Dataset, depth: int = 0) -> Iterator[list[Dataset]]:
             yield from _groups(item, depth + 1)
 
 
-def _merged(groups: list[list[Dataset]]) -> list[list[Dataset]]:
-    """Groups of one Tracking UID as one, as they tell of one lesion."""
-    merged: dict[object, list[Dataset]] = {}
+def _by_lesion(groups: list[list[Dataset]]) -> list[list[list[Dataset]]]:
+    """The groups of each lesion: those of one Tracking UID tell of one."""
+    lesions: dict[object, list[list[Dataset]]] = {}
     for count, items in enumerate(groups):
-        merged.setdefault(tracking_uid(items) or count, []).extend(items)
-    return list(merged.values())
+        lesions.setdefault(tracking_uid(items) or count, []).append(items)
+    return list(lesions.values())
+
+
+def _tell_apart(
+    groups: list[list[Dataset]], row: Row, name: str, references: References | None
+) -> None:
+    """Warn where the groups of one lesion mark places that can hardly be one lesion."""
+    places = []
+    for items in groups if len(groups) > 1 else ():
+        with suppress(Skipped):
+            places.append(shapes_of(items, references).middle)
+    away = max((float(np.linalg.norm(p - places[0])) for p in places), default=0.0)
+    if away > max(APART_MM, 2 * (row.radius_mm or 0.0)):
+        log.warning(
+            "%s: %s: %d measurement groups of one Tracking UID mark places up to %.0f mm apart; "
+            "they are taken as one lesion at the first; give each lesion its own",
+            name,
+            row.id or row.where.rsplit(": ", 1)[-1],
+            len(groups),
+            away,
+        )
 
 
 def _row(items: list[Dataset], where: str, references: References | None) -> Row:
@@ -93,7 +123,9 @@ def _row(items: list[Dataset], where: str, references: References | None) -> Row
     arrow = tool == "ArrowAnnotate"
     size = None if arrow else _size(items, shapes.lines)
     center, radius = _place(items, shapes, size, arrow)
-    center = _exact(items, center)
+    center = _exact(items, center, size, references)
+    if size is None or size.doubtful:
+        radius = _expected_radius(items) or radius
     return Row(
         where=where,
         id=id_,
@@ -105,7 +137,16 @@ def _row(items: list[Dataset], where: str, references: References | None) -> Row
         site=_site(items),
         nodal=_nodal(items),
         role=_role(items),
+        origin=_origin(items, size),
     )
+
+
+def _origin(items: list[Dataset], size: Size | None) -> Origin:
+    """A status is only there where tlt looked for the lesion, whoever drew its axes."""
+    if not any(name_code(item) == known.STATUS.value for item in items):
+        return Origin()
+    drawn = size is not None and size.by_reader
+    return Origin("SEMIAUTOMATIC" if drawn else "AUTOMATIC", "tlt")
 
 
 def _tool_and_id(identifier: str) -> tuple[str, str]:
@@ -162,11 +203,29 @@ def _place(
     return shapes.lines[0][1].mean(0) if size is None else _middle(size.long_axis), radius
 
 
-def _exact(items: list[Dataset], center: Points) -> Points:
-    """The centre that our profile for OHIF keeps beside a pixel; not where the mark has moved."""
+def _exact(
+    items: list[Dataset], center: Points, size: Size | None, references: References | None
+) -> Points:
+    """The centre that our profile for OHIF keeps beside a mark; not where the mark has moved.
+
+    The mark was at a pixel of the slice nearest to the centre, or it is the long axis, whose middle
+    stands behind the centre.
+    """
     numbers = re.findall(r"-?\d+\.\d+", text_of(items, known.EXACT_CENTER.value))
-    exact = np.array(numbers[:3], float)
-    return exact if len(exact) == 3 and np.linalg.norm(exact - center) <= NEAR_MM else center
+    exact, marked = np.array(numbers[:3], float), np.array(numbers[-3:], float)
+    if len(numbers) != (3 if size is None else 6):
+        return center
+    now = center if size is None else _middle(size.long_axis)
+    if references is None:
+        return exact if np.abs(now - marked).max() <= SAME_MM else center
+    away = np.abs(references.grid.mm_to_index(now) - references.grid.mm_to_index(marked))
+    return exact if (away <= (0.5 + SAME_PIXEL, SAME_PIXEL, SAME_PIXEL)).all() else center
+
+
+def _expected_radius(items: list[Dataset]) -> float | None:
+    """The radius that tlt expected where it measured none without a doubt."""
+    text = text_of(items, known.EXPECTED_RADIUS.value)
+    return float(text) if re.fullmatch(r"\d+\.\d+", text) else None
 
 
 def _middle(axis: Axis) -> Points:

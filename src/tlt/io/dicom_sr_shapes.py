@@ -37,6 +37,12 @@ class Shapes:
     centers: list[NDArray] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
 
+    @property
+    def middle(self) -> Points:
+        """The middle of all that is drawn (3,)."""
+        lines = [ends.mean(0) for _, ends in self.lines]
+        return np.mean([*self.points, *lines, *self.centers], axis=0)
+
 
 def shapes_of(items: list[Dataset], references: References | None) -> Shapes:
     shapes = Shapes()
@@ -102,15 +108,17 @@ def _in_image(item: Dataset, pixels: NDArray, references: References | None) -> 
     reference = images[0].ReferencedSOPSequence[0]
     frame = reference.get("ReferencedFrameNumber")
     frame = frame[0] if isinstance(frame, Sequence) and not isinstance(frame, str) else frame
-    points = references.points_of(
-        pixels, str(reference.get("ReferencedSOPInstanceUID")), int(frame) if frame else None
+    levels = references.levels_of(
+        str(reference.get("ReferencedSOPInstanceUID")), int(frame) if frame else None
     )
-    if points is None:
+    if not levels:
         raise Skipped(
             "it marks images of another series than the baseline; "
             "give the series that was measured as the baseline"
         )
-    return points
+    if len(levels) > 1:
+        raise Skipped("it marks an image of several frames and does not say which; export it again")
+    return references.points_of(pixels, levels[0])
 
 
 def _add(shapes: Shapes, name: str, kind: str, points: Points) -> None:

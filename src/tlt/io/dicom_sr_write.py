@@ -11,6 +11,7 @@ A lesion that was not found, or is out of view, gets no measurement group: only 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from pydicom.uid import generate_uid
 
 from tlt.errors import InputError, UsageError
-from tlt.io.dicom_codes import derived_uid
+from tlt.io.dicom_codes import derived_uid, plain_text
 from tlt.io.dicom_references import References, check_frame, require_highdicom
 from tlt.io.dicom_sr_groups import Groups, comment, time_point_name
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import placed
 from tlt.lesion import Lesion, Match
+from tlt.pacs.privacy import quiet_libraries
 from tlt.volume import Volume
 
 if TYPE_CHECKING:
@@ -68,15 +70,9 @@ def write_sr(
         raise UsageError(f"--sr-profile {profile}: unknown; use one of {' '.join(PROFILES)}")
     references = check_frame(image)
     sop_uid = sop_uid or generate_uid(prefix=None)
-    report = _document(
-        items,
-        references,
-        profile,
-        time_point,
-        reader,
-        (sop_uid, series_uid or derived_uid(f"{sop_uid} series")),
-    )
-    with atomic_path(path) as beside:
+    uids = (sop_uid, series_uid or derived_uid(f"{sop_uid} series"))
+    with quiet_libraries(), atomic_path(path) as beside:  # they quote the patient's name
+        report = _document(items, references, profile, time_point, reader, uids)
         report.save_as(beside, enforce_file_format=True)
     return sop_uid
 
@@ -134,9 +130,10 @@ def _observers(reader: str) -> sr.ObservationContext:
     from pydicom.sr.codedict import codes
 
     person = None
-    if reader.strip():
-        name = sr.PersonObserverIdentifyingAttributes(name=reader.replace("^", " ").strip() + "^")
-        person = sr.ObserverContext(codes.DCM.Person, name)
+    name = plain_text(re.sub("[=^]", " ", reader), 63)  # these part a name; with "^" it may have 64
+    if name:
+        told = sr.PersonObserverIdentifyingAttributes(name=f"{name}^")
+        person = sr.ObserverContext(codes.DCM.Person, told)
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=OBSERVER_UID, name="tlt", manufacturer_name=MANUFACTURER, model_name="tlt"
     )

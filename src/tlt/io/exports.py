@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlt.io import lesions, results
+from tlt.io.dicom_references import load_references
 from tlt.io.dicom_rtstruct import write_rtstruct
 from tlt.io.dicom_seg import write_seg
 from tlt.io.dicom_sr_write import write_sr
@@ -50,7 +51,14 @@ def write_study(
     matches = [pair.matches for pair in study.pairs]
     readers = [reader_of(study.result, n) for n in range(1, len(matches) + 1)]
     remarks = write_lesions(
-        study.baseline, study.followups, matches, folder, formats, sr_profile, readers
+        study.baseline,
+        study.followups,
+        matches,
+        folder,
+        formats,
+        sr_profile,
+        readers,
+        study.result.time_point,
     )
     study.result.warnings.extend(remarks)
     if "json" in formats:
@@ -69,12 +77,14 @@ def write_lesions(
     formats: Sequence[str],
     sr_profile: str = "plain",
     reader: str | Sequence[str] = "",
+    time_point: int = 0,
 ) -> list[str]:
     """Write the matches of each follow-up, a reader's corrections included, in a lesion format.
 
     Formats and files as in `write_study`; others are passed over. ``reader`` is the person who
-    decided, for the SR: one, or one for each follow-up. Returns remarks on what could not be
-    written. Raises InputError for DICOM formats where a follow-up was not read from DICOM.
+    decided, for the SR: one, or one for each follow-up; ``time_point`` is the baseline's. Returns
+    remarks on what could not be written. Raises InputError for DICOM formats where a follow-up was
+    not read from DICOM.
     """
     remarks: list[str] = []
     readers = [reader] * len(matches) if isinstance(reader, str) else reader
@@ -84,7 +94,7 @@ def write_lesions(
         stem = folder / (f"followup{number}" if len(followups) > 1 else "followup")
         _write_points(found, followup, stem, formats)
         if "dicom-sr" in formats:
-            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, number, who)
+            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, time_point + number, who)
         if "dicom-seg" in formats and not write_seg(found, followup, f"{stem}_seg.dcm"):
             remarks.append(
                 f"follow-up {number}: no DICOM SEG, because no lesion has an extent; "
@@ -95,8 +105,11 @@ def write_lesions(
         ):
             remarks.append(f"follow-up {number}: no DICOM RTSTRUCT, because no lesion was found")
     if "dicom-sr" in formats and baseline.series_uid is not None and matches:
-        marked = [match.lesion for match in matches[0]]
-        write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, 0)
+        if load_references(baseline).frame_uid:
+            marked = [match.lesion for match in matches[0]]
+            write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, time_point)
+        else:
+            remarks.append("baseline: no DICOM SR, because it has no Frame of Reference UID")
     return remarks
 
 

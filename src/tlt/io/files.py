@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,11 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
     data = content.encode("utf-8") if isinstance(content, str) else content
     with atomic_path(path) as beside:
         beside.write_bytes(data)
+
+
+def atomic_write_json(path: str | os.PathLike[str], content: dict) -> None:
+    """Write a JSON object to ``path``, all of it or nothing."""
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,20 @@ import numpy as np
 
 from tlt.errors import InputError
 from tlt.geometry import Points, Triple
+from tlt.io.dicom_codes import valid_uid
 from tlt.lesion import Lesion, Match, Role, Size, Status
 from tlt.volume import Volume
+
+LOW = "(low confidence)"  # ends the label of a lesion that was found so
+NOTES = re.compile(r"(center_mm|radius_mm|outline|doubtful|tracking_uid)=([^;]*)")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who drew a lesion, in DICOM's words: MANUAL, SEMIAUTOMATIC or AUTOMATIC, and the program."""
+
+    kind: str = "MANUAL"
+    program: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +40,7 @@ class Row:
         frame: what the file's coordinates were: LPS, RAS or VOXEL.
         size, site, nodal, role: as in `Lesion`, where the file tells them.
         extent: its voxels (1 inside, 0 outside) on a grid of their own; None where it has none.
+        origin: who drew it; a person where the file does not tell.
     """
 
     where: str
@@ -41,6 +55,7 @@ class Row:
     nodal: bool = False
     role: Role = Role.UNDECIDED
     extent: Volume | None = None
+    origin: Origin = Origin()
 
 
 def number(value: object, where: str, what: str) -> float:
@@ -71,6 +86,36 @@ def triple(point: Points) -> Triple:
     return x, y, z
 
 
+def notes_of(text: str) -> dict[str, str]:
+    """The notes that we leave in a description, as ``key=value; ...``.
+
+    The label comes last, since it may hold anything.
+
+    >>> notes_of("radius_mm=9; label=a; b=c")
+    {'radius_mm': '9', 'label': 'a; b=c'}
+    """
+    before, found, label = text.partition("label=")
+    notes = {key: value.strip() for key, value in NOTES.findall(before)}
+    return {**notes, "label": label.strip()} if found else notes
+
+
+def without_remark(label: str) -> str:
+    """A label without the remark that the lesion was found with low confidence.
+
+    >>> without_remark("node (low confidence)")
+    'node'
+    """
+    while label.endswith(LOW):
+        label = label.removesuffix(LOW).rstrip()
+    return label
+
+
+def origin_of(item: Lesion | Match) -> Origin:
+    """Who drew what tlt tracked: the program, or a reader with its help."""
+    drawn = item.size is not None and item.size.by_reader
+    return Origin("SEMIAUTOMATIC" if drawn else "AUTOMATIC", "tlt")
+
+
 def with_unique_ids(rows: list[Row]) -> list[Row]:
     """The rows, without the ids that several of them have: those are numbered instead."""
     counts = Counter(" ".join(row.id.split()) for row in rows)
@@ -81,7 +126,8 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
     """Lesions where they were found, each with the number of its place in ``items`` (from 1).
 
     A match that was not found or lies outside the field of view is left out: a point in a viewer
-    would say that something is there.
+    would say that something is there. A label says where the confidence is low. A Tracking UID that
+    is none becomes one.
     """
     found = []
     for count, item in enumerate(items, 1):
@@ -89,11 +135,14 @@ def placed(items: Sequence[Lesion | Match]) -> list[tuple[int, Lesion]]:
             found.append((count, item))
         elif item.center_mm is not None and item.status is not Status.NOT_FOUND:
             lesion, sure = item.lesion, item.status is Status.FOUND
-            label = lesion.label if sure else f"{lesion.label} (low confidence)".strip()
-            measured = item.size.long_axis.length_mm / 2 if item.size else None
+            label = without_remark(lesion.label)
+            label = label if sure else f"{label} {LOW}".strip()
+            size = item.size
+            sure_size = size is not None and not size.doubtful
+            measured = size.long_axis.length_mm / 2 if size and sure_size else None
             radius = item.radius_mm or measured or lesion.radius_mm
             here = replace(
                 lesion, center_mm=item.center_mm, radius_mm=radius, label=label, size=item.size
             )
             found.append((count, here))
-    return found
+    return [(n, replace(x, tracking_uid=str(valid_uid(x.tracking_uid)))) for n, x in found]

@@ -16,12 +16,14 @@ import numpy as np
 
 from tlt.errors import InputError
 from tlt.geometry import Grid
+from tlt.io import dicom_lesions
+from tlt.io.dicom_codes import valid_uid
 from tlt.io.dicom_files import is_dicom
-from tlt.io.dicom_lesions import read_dicom
 from tlt.io.images import ENDINGS
-from tlt.io.lesion_rows import Row
+from tlt.io.lesion_rows import Row, without_remark
 from tlt.io.lesions_csv import read_csv, write_lesions_csv
-from tlt.io.lesions_json import read_json, write_mrk_json, write_points_json, write_prompts_json
+from tlt.io.lesions_json import read_json, write_points_json, write_prompts_json
+from tlt.io.lesions_mrk import write_mrk_json
 from tlt.io.masks import read_mask, sphere_labels, write_labels, write_mask
 from tlt.lesion import Lesion
 from tlt.pacs.source import is_peer_source, pulled_source
@@ -56,16 +58,32 @@ def read_lesions(
     the log; those without an id become L1, L2, ... Raises InputError when the file cannot be
     read, or when a lesion is impossible, outside the baseline, or of another patient.
     """
-    return [lesion for lesion, _ in read_with_extents(path, baseline, points_in)]
+    return [lesion for lesion, _ in read_rows(path, baseline, points_in)]
+
+
+def read_time_point(path: str | os.PathLike[str]) -> int:
+    """The time point of lesions that `read_lesions` has read: a SR says that of a follow-up."""
+    if is_peer_source(os.fspath(path)):
+        with pulled_source(os.fspath(path)) as folder:
+            return read_time_point(folder)
+    path = Path(path)
+    return dicom_lesions.read_time_point(path) if _from_dicom(path) else 0
 
 
 def read_with_extents(
     path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
 ) -> list[tuple[Lesion, Volume | None]]:
     """As `read_lesions`, each lesion with its voxels where a mask, SEG or RTSTRUCT tells them."""
+    return [(lesion, row.extent) for lesion, row in read_rows(path, baseline, points_in)]
+
+
+def read_rows(
+    path: str | os.PathLike[str], baseline: Volume, points_in: str | None = None
+) -> list[tuple[Lesion, Row]]:
+    """As `read_lesions`, each lesion with all that the file tells of it."""
     if is_peer_source(os.fspath(path)):
         with pulled_source(os.fspath(path)) as folder:
-            return read_with_extents(folder, baseline, points_in)
+            return read_rows(folder, baseline, points_in)
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
@@ -80,18 +98,18 @@ def read_with_extents(
     ids = _ids(rows)
     for row, id_ in zip(rows, ids, strict=True):
         _check(row, id_, baseline.grid)
-    _check_unique(path, ids)
+    _check_unique(path, rows, ids)
     guessed = [id_ for row, id_ in zip(rows, ids, strict=True) if row.radius_mm is None]
     if guessed:
         shown = ", ".join(guessed[:10]) + (", ..." if len(guessed) > 10 else "")
         log.warning("%s: no radius for %s; %g mm is used", path, shown, DEFAULT_RADIUS_MM)
-    return [(_lesion(row, id_), row.extent) for row, id_ in zip(rows, ids, strict=True)]
+    return [(_lesion(row, id_), row) for row, id_ in zip(rows, ids, strict=True)]
 
 
 def _rows(path: Path, baseline: Volume, points_in: str | None) -> list[Row]:
     ending, grid = path.name.lower(), baseline.grid
-    if path.is_dir() or ending.endswith((".zip", ".dcm")) or is_dicom(path):
-        return read_dicom(path, baseline)
+    if _from_dicom(path):
+        return dicom_lesions.read_dicom(path, baseline)
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; mark at least one lesion")
     if ending.endswith(".csv"):
@@ -105,6 +123,10 @@ def _rows(path: Path, baseline: Volume, points_in: str | None) -> list[Row]:
         "(LesionLocator prompts or grand-challenge points), a mask (.nii.gz, .nrrd, .mha) or "
         "DICOM (SR, SEG, RTSTRUCT)"
     )
+
+
+def _from_dicom(path: Path) -> bool:
+    return path.is_dir() or path.name.lower().endswith((".zip", ".dcm")) or is_dicom(path)
 
 
 def _text(path: Path) -> str:
@@ -127,10 +149,20 @@ def _ids(rows: list[Row]) -> list[str]:
     return [id_ or next(generated) for id_ in own]
 
 
-def _check_unique(path: Path, ids: list[str]) -> None:
+def _check_unique(path: Path, rows: list[Row], ids: list[str]) -> None:
     double = sorted(id_ for id_, count in Counter(ids).items() if count > 1)
     if double:
         raise InputError(f"{path}: lesion id {', '.join(double)} occurs twice; make ids unique")
+    named: dict[str, list[str]] = {}
+    for row, id_ in zip(rows, ids, strict=True):
+        if row.tracking_uid:
+            named.setdefault(valid_uid(row.tracking_uid), []).append(id_)
+    same = next((own for own in named.values() if len(own) > 1), None)
+    if same:
+        raise InputError(
+            f"{path}: lesions {', '.join(same)} have one Tracking UID, which would make them one "
+            "lesion; give each its own, or leave it out"
+        )
 
 
 def _check(row: Row, id_: str, grid: Grid) -> None:
@@ -168,9 +200,15 @@ def _hint(row: Row, grid: Grid) -> str:
 
 def _lesion(row: Row, id_: str) -> Lesion:
     x, y, z = row.center_mm.tolist()
-    radius = DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm
     lesion = Lesion(
-        id_, (x, y, z), radius, row.label, size=row.size, site=row.site, nodal=row.nodal,
+        id=id_,
+        center_mm=(x, y, z),
+        radius_mm=DEFAULT_RADIUS_MM if row.radius_mm is None else row.radius_mm,
+        label=without_remark(row.label),
+        size=row.size,
+        site=row.site,
+        nodal=row.nodal,
         role=row.role,
-    )  # fmt: skip
-    return replace(lesion, tracking_uid=row.tracking_uid) if row.tracking_uid else lesion
+    )
+    uid = str(valid_uid(row.tracking_uid)) if row.tracking_uid else lesion.tracking_uid
+    return replace(lesion, tracking_uid=uid)

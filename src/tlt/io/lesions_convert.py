@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tlt.errors import InputError, UsageError
 from tlt.io.images import load_volume
+from tlt.io.lesion_rows import Row
 from tlt.io.lesions import (
-    read_with_extents,
+    read_rows,
+    read_time_point,
     write_lesions_csv,
     write_mask,
     write_mrk_json,
@@ -68,9 +70,15 @@ def convert_lesions(
 
         check_dicom_output(os.fspath(baseline), to)
     image = load_volume(baseline)
-    marked = read_with_extents(source, image, points_in)
+    marked = read_rows(source, image, points_in)
     if to.startswith("dicom-"):
-        return _write_dicom(marked, image, output, to, sr_profile)
+        if to == "dicom-sr":
+            from tlt.io.dicom_sr_write import write_sr
+
+            lesions, time_point = [lesion for lesion, _ in marked], read_time_point(source)
+            write_sr(lesions, image, output, sr_profile, time_point)
+            return len(lesions)
+        return _write_dicom(marked, image, output, to)
     lesions = [lesion for lesion, _ in marked]
     if to == "csv":
         write_lesions_csv(lesions, output, tracking_uids=True)
@@ -81,7 +89,7 @@ def convert_lesions(
     elif to == "prompts":
         write_prompts_json(lesions, image.grid, output)
     else:
-        write_mask([_with_extent(*pair) for pair in marked], image.grid, output)
+        write_mask(_with_extents(marked), image.grid, output)
     return len(lesions)
 
 
@@ -109,22 +117,15 @@ def format_of(output: Path, to: str | None) -> str:
     )
 
 
-def _write_dicom(
-    marked: list[tuple[Lesion, Volume | None]], image: Volume, output: Path, to: str, profile: str
-) -> int:
-    if to == "dicom-sr":
-        from tlt.io.dicom_sr_write import write_sr
-
-        write_sr([lesion for lesion, _ in marked], image, output, profile, time_point=0)
-        return len(marked)
-    matches = [_with_extent(*pair) for pair in marked]
+def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, to: str) -> int:
+    matches, origins = _with_extents(marked), [row.origin for _, row in marked]
     if to == "dicom-rtstruct":
         from tlt.io.dicom_rtstruct import write_rtstruct
 
-        return len(write_rtstruct(matches, image, output))
+        return len(write_rtstruct(matches, image, output, origins=origins))
     from tlt.io.dicom_seg import write_seg
 
-    written = write_seg(matches, image, output)
+    written = write_seg(matches, image, output, origins=origins)
     if not written:
         raise InputError(
             f"{output}: no SEG, because the lesions have no voxels of their own; "
@@ -133,9 +134,12 @@ def _write_dicom(
     return len(written)
 
 
-def _with_extent(lesion: Lesion, extent: Volume | None) -> Match:
-    """The lesion at its own place, as what writers of voxels take."""
-    return Match(
-        lesion, Status.FOUND, lesion.center_mm, 1.0, lesion.center_mm, lesion.radius_mm,
-        lesion.size, extent=extent,
-    )  # fmt: skip
+def _with_extents(marked: list[tuple[Lesion, Row]]) -> list[Match]:
+    """The lesions at their own place, as what writers of voxels take."""
+    return [
+        Match(
+            lesion, Status.FOUND, lesion.center_mm, 1.0, lesion.center_mm, lesion.radius_mm,
+            lesion.size, extent=row.extent,
+        )
+        for lesion, row in marked
+    ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 
@@ -11,26 +10,22 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tlt.diameters import measure_voxels
 from tlt.errors import InputError
 from tlt.geometry import Grid
 from tlt.io.images import read_image, write_image
+from tlt.io.instances import check_count, measure_mask, split, tell_odd
 from tlt.io.lesion_rows import Row, placed
-from tlt.lesion import Lesion, Match, Size
+from tlt.lesion import Lesion, Match
 from tlt.volume import Volume, grid_of, to_sitk
-
-MAX_INSTANCES = 1000
-LARGE_MM = 60.0  # radius from which on a label is more likely an organ
-
-log = logging.getLogger(__name__)
 
 
 def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
     """The instances of a NIfTI, NRRD or MHA mask, ids being their integers.
 
     A mask of ones (or of 255) in several 26-connected components is split into L1, L2, ... The
-    centre is the centroid, the radius half the longest extent within one axial slice; above 60 mm
-    it is told in the log. The mask may have another grid than the baseline.
+    centre is the centroid, the radius half the longest extent within one axial slice. Other labels
+    in several components, and a radius above 60 mm, are told in the log. The mask may have another
+    grid than the baseline.
 
     Raises InputError for an empty mask, values that are not integers from 0, more than 1000
     instances, or a mask displaced against the baseline.
@@ -41,29 +36,18 @@ def read_mask(path: str | os.PathLike[str], baseline: Grid) -> list[Row]:
     labels = _integers(sitk.GetArrayFromImage(image), str(path))
     names = _segment_names(image)
     values = np.unique(labels[labels > 0]).tolist()
-    split = False
-    if values in ([1], [255]):
-        parts, count = ndimage.label(labels, np.ones((3, 3, 3)))
-        if count > 1:
-            labels, values, split = parts, list(range(1, count + 1)), True
-    if len(values) > MAX_INSTANCES:
-        raise InputError(
-            f"{path}: {len(values)} instances, more than {MAX_INSTANCES}; is this a lesion mask?"
-        )
+    check_count(len(values), str(path))
     boxes = ndimage.find_objects(labels)
     rows = []
     for value in values:
-        name = f"L{value}" if split else str(value)
-        center, size = _measure(labels, value, boxes[value - 1], grid)
-        where, label = f"{path}: label {value}", "" if split else names.get(value, "")
         extent = _cut_out(labels, value, boxes[value - 1], grid)
-        radius = size.long_axis.length_mm / 2
-        rows.append(Row(where, name, center, radius, label, size=size, extent=extent))
-    large = [f"{r.id} ({r.radius_mm:.0f} mm)" for r in rows if (r.radius_mm or 0) > LARGE_MM]
-    if large:
-        log.warning(
-            "%s: a radius above %g mm: %s; is it an organ?", path, LARGE_MM, ", ".join(large)
-        )
+        center, size = measure_mask(extent)
+        radius, where = size.long_axis.length_mm / 2, f"{path}: label {value}"
+        label = names.get(value, "")
+        rows.append(Row(where, str(value), center, radius, label, size=size, extent=extent))
+    if values in ([1], [255]):
+        rows = split(rows[0])
+    tell_odd(rows, str(path))
     return rows
 
 
@@ -71,11 +55,11 @@ def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.u
     """A label array (D, H, W): a match's extent, else a ball, of each lesion; smaller ones on top.
 
     A match whose extent is not in doubt is drawn as that; a ball has at least one voxel. The
-    integer is the lesion's id where all ids are whole numbers from 1, else its place in the list,
-    from 1. Lesions outside the grid, and matches that were not found, are left out.
+    integer is the lesion's id where all ids are different whole numbers from 1, else its place in
+    the list, from 1. Lesions outside the grid, and matches that were not found, are left out.
     """
     ids = [(item if isinstance(item, Lesion) else item.lesion).id for item in lesions]
-    whole = all(i.isascii() and i.isdigit() and 0 < int(i) < 65536 for i in ids)
+    whole = len(set(ids)) == len(ids) and all(map(_is_value, ids))
     labels = np.zeros(grid.shape_zyx, np.uint16)
     for count, lesion in sorted(placed(lesions), key=lambda pair: -pair[1].radius_mm):
         value, extent = int(lesion.id) if whole else count, _extent(lesions[count - 1])
@@ -87,6 +71,12 @@ def sphere_labels(lesions: Sequence[Lesion | Match], grid: Grid) -> NDArray[np.u
         elif grid.contains(lesion.center_mm):
             _paint(labels, lesion, value, grid)
     return labels
+
+
+def _is_value(id_: str) -> bool:
+    """Whether an id is a label as it stands: 01 would be the same one as 1."""
+    digits = id_.isascii() and id_.isdigit() and len(id_) <= 5
+    return digits and not id_.startswith("0") and int(id_) < 65536
 
 
 def _extent(item: Lesion | Match) -> Volume | None:
@@ -103,12 +93,6 @@ def write_mask(lesions: Sequence[Lesion | Match], grid: Grid, path: str | os.Pat
 def write_labels(labels: NDArray, grid: Grid, path: str | os.PathLike[str]) -> None:
     """Write a label array (D, H, W) on its grid, as unsigned integers."""
     write_image(to_sitk(Volume(np.ascontiguousarray(labels, np.uint16), grid)), path)
-
-
-def measure_mask(extent: Volume) -> tuple[NDArray, Size]:
-    """LPS centroid of a mask's voxels, and their size."""
-    whole = tuple(slice(0, n) for n in extent.voxels.shape)
-    return _measure(extent.voxels, 1, whole, extent.grid)
 
 
 def on_grid(extent: Volume, grid: Grid) -> Volume | None:
@@ -181,14 +165,6 @@ def _segment_names(image: sitk.Image) -> dict[int, str]:
             if value.isdigit() and image.HasMetaDataKey(name):
                 names[int(value)] = image.GetMetaData(name)
     return names
-
-
-def _measure(
-    labels: NDArray, value: int, box: tuple[slice, ...], grid: Grid
-) -> tuple[NDArray, Size]:
-    """LPS centroid and size of one label within its bounding box."""
-    index = np.argwhere(labels[box] == value) + [part.start for part in box]
-    return grid.index_to_mm(index.mean(0)), measure_voxels(index, grid)
 
 
 def _paint(labels: NDArray, lesion: Lesion, value: int, grid: Grid) -> None:

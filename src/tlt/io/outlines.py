@@ -13,6 +13,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from tlt.geometry import Grid, Points
+from tlt.io.dicom_geometry import UNEVEN_MM
 from tlt.lesion import Lesion
 from tlt.volume import Volume
 
@@ -79,10 +80,11 @@ def measure_outlines(contours: list[Points]) -> tuple[Points, float | None]:
 def fill_outlines(contours: list[Points], grid: Grid) -> Volume | None:
     """The voxels (1 inside) that outlines enclose, on their part of a grid, holes left out.
 
-    None where an outline lies across the grid's slices or outside it, or encloses no voxel.
+    None where an outline lies across the grid's slices, beside them or outside it, where no two lie
+    in neighbouring slices (then they were drawn in others), or where no voxel is enclosed.
     """
     outlines = [grid.mm_to_index(points) for points in contours if len(points) > 2]
-    if not outlines or any(np.ptp(index[:, 0]) > ACROSS for index in outlines):
+    if not outlines or not _in_slices(outlines, grid):
         return None
     ends = np.concatenate(outlines)
     low = np.floor(ends.min(0) + 0.5).astype(int)
@@ -98,6 +100,16 @@ def fill_outlines(contours: list[Points], grid: Grid) -> Volume | None:
             inside = Outline(index[:, 1:]).contains_points(pixels)
             mask[level] ^= inside.reshape(mask.shape[1:])
     return Volume(mask.astype(np.uint8), grid.cropped(low, high - low)) if mask.any() else None
+
+
+def _in_slices(outlines: list[Points], grid: Grid) -> bool:
+    """Whether the slices of a grid are those in which outlines (N, 3; voxel indices) were drawn."""
+    levels = np.array([index[:, 0].mean() for index in outlines])
+    beside = np.abs(levels - np.round(levels)).max()
+    flat = all(np.ptp(index[:, 0]) <= ACROSS for index in outlines)
+    steps = np.diff(np.unique(np.round(levels)))
+    near = max(ACROSS, UNEVEN_MM / grid.spacing_mm[2]) + 1e-3
+    return bool(flat and beside <= near and (len(steps) == 0 or steps.min() == 1))
 
 
 def outline_center(points: Points) -> Points:

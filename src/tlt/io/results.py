@@ -160,11 +160,16 @@ class LesionResult(_Model):
 
 
 class Result(_Model):
-    """Everything that ``result.json`` says."""
+    """Everything that ``result.json`` says.
+
+    ``time_point`` is that of the baseline: above 0 where a DICOM SR says that it is itself a
+    follow-up. Those of the follow-ups come after it.
+    """
 
     schema_version: Literal[1]
     coordinate_system: Literal["LPS"]
     software: Software
+    time_point: Annotated[int, Field(ge=0)] = 0
     baseline: Image
     followups: list[Followup]
     lesions: list[LesionResult]
@@ -178,6 +183,7 @@ def build_result(
     software: Software,
     warnings: Sequence[str] = (),
     with_identifiers: bool = False,
+    time_point: int = 0,
 ) -> Result:
     """The result of tracking the same lesions, in the same order, to each follow-up.
 
@@ -189,12 +195,14 @@ def build_result(
         warnings: remarks for the reader.
         with_identifiers: keep whole paths instead of their last part; follow-ups that have this
             in common keep the folder above it as well, where it tells them apart.
+        time_point: of the baseline, among all time points of the patient.
     """
     columns = zip(*(pair.matches for pair in pairs), strict=True)
     return Result(
         schema_version=SCHEMA_VERSION,
         coordinate_system="LPS",
         software=software,
+        time_point=time_point,
         baseline=Image(path=_path(baseline, with_identifiers), **_image_fields(baseline)),
         followups=[
             _followup(volume, _path(volume, with_identifiers, followups), pair)
