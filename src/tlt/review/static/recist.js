@@ -228,7 +228,10 @@ export class Recist {
       if ($("finding").value === "") $("finding-mm").value = "";
       if ($("finding").value === "diameter" && !$("finding-mm").value) {
         this._needMm(); $("finding-mm").focus();
-      } else this._enterFinding();
+      } else {
+        $("finding").blur();  // or it takes the next key for its own
+        this._enterFinding();
+      }
     });
     $("finding-mm").addEventListener("change", () => {
       if (!$("finding-mm").value.trim() && $("finding").value === "diameter") $("finding").value = "";

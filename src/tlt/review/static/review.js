@@ -645,7 +645,8 @@ function wire() {
   document.querySelectorAll("#planes button").forEach((item) => item.addEventListener("click", () => setPlane(item.dataset.plane)));
   $("facts").addEventListener("submit", (event) => event.preventDefault());
   const whole = (kind, value) => decide(kind, value, { at: null });
-  $("role").addEventListener("change", () => whole("role", $("role").value));
+  // A list that keeps the focus takes the next key for its own.
+  $("role").addEventListener("change", () => { $("role").blur(); whole("role", $("role").value); });
   $("site").addEventListener("change", () => whole("site", $("site").value));
   $("nodal").addEventListener("change", () => whole("nodal", $("nodal").checked));
   $("note").addEventListener("change", () => { notes[noteKey()] = $("note").value; decide("note", $("note").value); });
