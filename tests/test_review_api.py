@@ -143,6 +143,28 @@ def test_a_decision_is_in_result_json_before_it_is_answered(page, folder):
     ]
 
 
+def test_to_accept_what_was_moved_keeps_the_place_and_the_axes_there(page, folder):
+    page.get("/api/images/1/sheet")
+    x, y, z = place = truth_mm("L2")
+    decide(page, "moved", "L2", value=list(place))
+    axes = {"long_axis": [[x - 5, y, z], [x + 5, y, z]], "short_axis": None}
+    decide(page, "size", "L2", value=axes)
+
+    def found():
+        match = read_json(folder / "result.json").lesions[1].followups[0]
+        return match.center_mm, match.size.long_mm, match.review.decision.value, match.review.by
+
+    for reader in ("Ann", "Bob"):
+        decide(page, "accepted", "L2", by=reader)
+        assert found() == (place, 10.0, "moved", reader)
+    undo = {"by": "Bob", "request_id": uuid.uuid4().hex}
+    assert page.post("/api/undo", json=undo).status_code == 200
+    assert found() == (place, 10.0, "moved", "Ann")
+    decide(page, "lost", "L2")
+    decide(page, "accepted", "L2")  # the page shows it as tracked then
+    assert read_json(folder / "result.json").lesions[1].followups[0].center_mm != place
+
+
 def test_what_is_measured_after_a_move_is_kept_with_it(folder):
     def measure(lesion, volume, center_mm):
         """The ball's diameter along x, from the image itself."""

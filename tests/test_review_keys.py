@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reviewed import make_folder
-from test_review_page import Server, opened, pytestmark, saved
+from reviewed import make_folder, truth_mm
+from test_review_page import Server, match, opened, pytestmark, saved
 from test_review_page import browser as browser
+
+from tlt.io.results import read_json
 
 __all__ = ["pytestmark"]
 
@@ -51,3 +54,19 @@ def test_the_key_after_a_choice_from_a_list_is_no_second_choice(page):
         *(("role", "L2"), ("finding", "L1"), ("undone", "L1")),
     ]
     assert history(page)[0][2] == "target"
+
+
+def test_a_lesion_that_was_moved_stays_there_when_the_reader_goes_on(page, folder):
+    page.keyboard.press("m")
+    for key in ("ArrowLeft",) * 6 + ("Enter",):
+        page.keyboard.press(key)
+    saved(page, "L2 moved")
+    page.keyboard.press("a")
+    page.wait_for_selector("#saved:has-text('L2 stays where you moved it')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#name:has-text('L1')")
+    moved = match(read_json(folder / "result.json"), "L2")
+    assert (moved.review.decision.value, math.dist(moved.center_mm, truth_mm("L2")) < 0.1) == (
+        *("moved", True),
+    )
+    assert [event[0] for event in history(page)] == ["moved"]

@@ -30,7 +30,7 @@ from tlt.review.link import lesion_link, rows
 from tlt.review.recist import assessed, entered, shown
 from tlt.review.shelf import Shelf, image_paths
 from tlt.review.slices import WINDOWS
-from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay
+from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay, subject
 from tlt.review.store import STORE, Store
 from tlt.timeline import day_of
 from tlt.volume import Volume
@@ -102,7 +102,7 @@ class Review:
         self._check_inside(draft)
         if draft.kind.for_recist:
             self._check_entry(draft)
-        draft = self._measured(draft)
+        draft = self._kept(draft) or self._measured(draft)
         event = self.store.add(self.study, draft, reader_name(by), expected_version, request_id)
         return event, self._published()
 
@@ -248,6 +248,13 @@ class Review:
         seq = events[-1].seq + 1 if events else 1
         after = [*events, Event(**asdict(draft), seq=seq)]
         assessed(corrected(self.original, replay(after)), after)
+
+    def _kept(self, draft: Draft) -> Draft | None:
+        """To accept a match that was moved is to say that it belongs there; None for all else."""
+        standing = replay(self.store.events(self.study)).last.get(subject(draft))
+        if draft.kind is not Kind.ACCEPTED or standing is None or standing.kind is not Kind.MOVED:
+            return None
+        return replace(draft, kind=Kind.MOVED, value=standing.value)
 
     def _days_told(self) -> list[int | None]:
         """Days from baseline by the dates of the images, for each follow-up that is read."""

@@ -301,6 +301,14 @@ async function decide(kind, value = null, { of = lesion(), at = followup } = {})
   return change("/api/events", { kind, lesion_id: of.id, followup: at, value, by: reader, version: of.version });
 }
 
+/** Accept the match, or the place that another reader has moved it to; one's own move stands. */
+async function accept() {
+  const one = lesion(), review = one?.followups[followup - 1].review;
+  if (review?.decision !== "moved" || review.by !== reader) return decide("accepted");
+  say(`${one.id} stays where you moved it; u takes the move back`);
+  return true;
+}
+
 async function change(path, content) {
   try {
     const answer = await send(path, content);
@@ -589,7 +597,7 @@ function offer3d(again = 5) {
 
 const KEYS = {
   t: () => { stopMoving(); recist.toggle(); }, w: () => (page.marking ? stopMoving() : startMarking()),
-  n: () => step(1), p: () => step(-1), a: () => decide("accepted"), r: () => { if (!$("reject").disabled) decide("rejected"); },
+  n: () => step(1), p: () => step(-1), a: accept, r: () => { if (!$("reject").disabled) decide("rejected"); },
   l: () => decide("lost"), m: () => (page.moving ? stopMoving() : startMoving()), d: () => (page.drawing ? stopMoving() : startDrawing()), u: undo, "?": () => $("help").showModal(),
   f: fit, h: () => toggle("marks", "marksShown"), k: () => toggle("linked", "linked"), c: () => lesion() && center(lesion()),
   v: () => { const names = ["axial", "coronal", "sagittal"]; setPlane(names[(names.indexOf(page.plane) + 1) % 3]); },
@@ -597,7 +605,7 @@ const KEYS = {
   "+": () => page.onZoom(1 / 1.15), "=": () => page.onZoom(1 / 1.15), "-": () => page.onZoom(1.15),
   ArrowUp: () => panes[0].sheet ? panes[0].leaf(1) : panes[1].leaf(1),
   ArrowDown: () => panes[0].sheet ? panes[0].leaf(-1) : panes[1].leaf(-1),
-  Enter: async () => { if (await decide("accepted")) step(1, true); },
+  Enter: async () => { if (await accept()) step(1, true); },
   Escape: stopMoving,
 };
 
