@@ -119,6 +119,23 @@ def test_a_diameter_that_is_too_small_and_one_at_baseline_count_as_entered(page)
     assert page.get("/api/recist").json()["points"][0]["from_baseline"] != "-75.0 %"
 
 
+def test_progression_of_a_target_is_entered_as_its_diameter(page):
+    decide(page, "role", "L1", followup=None, value="target")
+    answer = enter(page, "finding", "L1", {"status": "unequivocal_progression"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        *(422, "L1 is a target; enter its diameter instead"),
+    )
+    decide(page, "role", "L1", followup=None, value="non_target")
+    assert enter(page, "finding", "L1", {"status": "unequivocal_progression"}).status_code == 200
+    assert responses(page)[0] == "PD"
+    decide(page, "role", "L1", followup=None, value="target")  # the entry stays, and is asked about
+    first = page.get("/api/recist").json()["points"][0]
+    assert (first["overall"]["response"], first["preliminary"]) == ("NE", True)
+    assert any("enter the diameter of this target" in need for need in first["needs_review"])
+    assert enter(page, "finding", "L1", {"diameter_mm": 60}).status_code == 200
+    assert responses(page)[0] == "PD"
+
+
 @pytest.mark.parametrize(
     ("kind", "lesion_id", "value", "words"),
     [

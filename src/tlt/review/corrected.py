@@ -2,14 +2,15 @@
 
 | decision | status | centre | size |
 | --- | --- | --- | --- |
-| accepted | found (outside the field of view stays so) | as tracked (a move that stands is kept) | as measured |
+| accepted | found (outside the field of view stays so) | as tracked | as measured |
 | moved | found | where the reader clicked | measured there, or left to the reader |
 | rejected | not found | as tracked: still the best estimate | none |
 | lost | not found | as tracked, or by registration alone | none |
 
-A reader may also draw the axes at follow-up; they count while the lesion is where it was then, and
-not for one that is rejected or lost. The confidence stays what was computed for the tracked position:
-it is no opinion of the reader.
+To accept what was moved is to move it to the same place; `tlt.review.service` saves it so. A reader
+may also draw the axes at follow-up; they count while the lesion is where it was then, and not for
+one that is rejected or lost. The confidence stays what was computed for the tracked position: it is
+no opinion of the reader.
 """
 
 from __future__ import annotations

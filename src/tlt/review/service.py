@@ -24,6 +24,8 @@ from tlt.io.results import LesionResult, Result, SizeFacts, read_json, write_jso
 from tlt.io.sources import read_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
+from tlt.recist.entries import Judgement
+from tlt.recist.roles import Part
 from tlt.review.corrected import corrected
 from tlt.review.export import CONTENT, RECIST_FILES, TEXT_FORMATS, write_reviewed
 from tlt.review.link import lesion_link, rows
@@ -247,7 +249,11 @@ class Review:
         events = self.store.events(self.study)
         seq = events[-1].seq + 1 if events else 1
         after = [*events, Event(**asdict(draft), seq=seq)]
-        assessed(corrected(self.original, replay(after)), after)
+        assessment = assessed(corrected(self.original, replay(after)), after)
+        worse = (draft.value or {}).get("status") if draft.kind is Kind.FINDING else None
+        targets = {lesion.id for lesion in assessment.of(Part.TARGET)}
+        if worse == Judgement.UNEQUIVOCAL_PROGRESSION.value and draft.lesion_id in targets:
+            raise InputError(f"{draft.lesion_id} is a target; enter its diameter instead")
 
     def _kept(self, draft: Draft) -> Draft | None:
         """To accept a match that was moved is to say that it belongs there; None for all else."""
