@@ -210,6 +210,39 @@ def test_entries_that_somebody_wrote_by_hand_are_not_replaced(page, folder):
     assert not (folder / "recist.json").exists()
 
 
+def test_entries_that_somebody_changed_by_hand_are_not_replaced(page, folder):
+    export = {"formats": ["recist"]}
+    assert page.post("/api/export", json=export).status_code == 200
+    assert page.post("/api/export", json=export).status_code == 200  # our own are
+    changed = (folder / "entries.json").read_text().replace("{", '{"confirmation_days": 56,', 1)
+    (folder / "entries.json").write_text(changed)
+    decide(page, "lost", "L1")
+    assert page.post("/api/export", json=export).status_code == 422
+    assert page.post("/api/export", json={"formats": ["csv"]}).status_code == 200
+    assert (folder / "entries.json").read_text() == changed
+    stale = page.get("/api/state").json()["exports"]["stale"]
+    assert "matches.csv" not in stale
+    assert "recist.json" in stale
+    (folder / "entries.json").unlink()
+    assert page.post("/api/export", json={"formats": ["csv"]}).status_code == 200
+    assert page.get("/api/state").json()["exports"]["stale"] == []
+
+
+def test_entries_that_the_page_does_not_use_are_told(folder):
+    def notices() -> list[str]:
+        review = Review(folder, formats=FORMATS)
+        if not (folder / "entries.json").is_file():
+            review.export(["recist"])
+        review.close()
+        return [one for one in review.notices if "entries.json" in one]
+
+    assert notices() == []
+    assert notices() == []  # of the review itself
+    (folder / "entries.json").write_text('{"reader": "Ann"}')
+    (told,) = notices()
+    assert "tlt recist uses it, this page does not" in told
+
+
 def test_recist_is_exported_without_the_images(page, folder, tmp_path):
     for name in ("bl.nii.gz", "fu.nii.gz"):
         (tmp_path / name).unlink()
