@@ -56,6 +56,96 @@ def test_the_key_after_a_choice_from_a_list_is_no_second_choice(page):
     assert history(page)[0][2] == "target"
 
 
+def hold(page, path: str) -> list:
+    """Requests wait, each as an entry of the list, until `let_go`."""
+    held: list = []
+    page.route(path, lambda route: held.append(route))
+    return held
+
+
+def let_go(page, held: list) -> None:
+    """Let the request that waits go on, and hold no other."""
+    while not held:
+        page.wait_for_timeout(20)
+    held.pop().continue_()
+    page.unroute_all()
+
+
+def test_a_held_key_decides_once(page):
+    def press_long(key: str) -> None:
+        for _ in range(15):  # a key that is down already repeats itself
+            page.keyboard.down(key)
+            page.wait_for_timeout(30)
+        page.keyboard.up(key)
+
+    press_long("Enter")
+    saved(page, "L2 accepted")
+    page.wait_for_selector("#name:has-text('L1')")
+    page.focus("#accept")
+    press_long("Enter")
+    saved(page, "L1 accepted")
+    page.wait_for_timeout(300)
+    assert [event[:2] for event in history(page)] == [("accepted", "L2"), ("accepted", "L1")]
+
+
+def test_what_is_typed_belongs_to_the_lesion_that_is_shown(page):
+    held = hold(page, "**/api/events")
+    page.keyboard.press("Enter")
+    page.focus("#site")
+    page.keyboard.type("liver")
+    let_go(page, held)
+    saved(page, "L2 accepted")
+    assert page.inner_text("#name").startswith("L2")  # nothing moves under the fingers
+    page.keyboard.press("Tab")
+    saved(page, "L2 site")
+
+    page.keyboard.press("n")
+    page.wait_for_selector("#name:has-text('L1')")
+    held = hold(page, "**/api/undo")
+    page.focus("#accept")
+    page.keyboard.press("u")
+    page.focus("#site")
+    page.keyboard.type("lung")
+    let_go(page, held)  # its answer leads back to L2
+    page.wait_for_selector("#name:has-text('L2')")
+    saved(page, "L1 site")
+    assert history(page)[-2:] == [("undone", "L2", 2), ("site", "L1", "lung")]
+    assert page.input_value("#site") == ""
+
+
+def test_a_reader_in_haste_is_in_no_conflict_with_himself(page):
+    page.fill("#site", "lung")
+    page.click("#accept")  # which leaves the field: two entries at once
+    saved(page, "L2 accepted")
+    assert not page.is_visible("#alert")
+    assert [event[0] for event in history(page)] == ["site", "accepted"]
+
+
+def test_an_older_state_does_not_replace_a_newer_one(page):
+    held = hold(page, "**/api/state")
+    while not held:
+        page.wait_for_timeout(50)
+    poll = held.pop()
+    old = poll.fetch()
+    page.keyboard.press("a")
+    saved(page, "L2 accepted")
+    poll.fulfill(response=old)
+    page.unroute_all()
+    page.wait_for_timeout(300)
+    assert page.inner_text("#decided") == "1 of 3 decided"
+    assert page.get_attribute("#lesions button >> nth=0", "aria-label").endswith("by Dr. Ann")
+
+
+def test_a_new_lesion_that_is_taken_back_leaves_the_page(page):
+    page.keyboard.press("t")
+    page.click("#add-new")
+    page.keyboard.press("Enter")
+    saved(page, "X1 new lesion")
+    page.click("#new-lesions button")
+    page.wait_for_selector("#new-none:visible")
+    assert page.locator("#new-lesions li").count() == 0
+
+
 def test_a_lesion_that_was_moved_stays_there_when_the_reader_goes_on(page, folder):
     page.keyboard.press("m")
     for key in ("ArrowLeft",) * 6 + ("Enter",):

@@ -192,6 +192,7 @@ class Review:
         state = replay(events)
         result = corrected(self.original, state)
         return {
+            "study": self.study,
             "head": events[-1].seq if events else 0,
             "tracker": result.software.tracker,
             "warnings": [*self.notices, *result.warnings],
