@@ -136,6 +136,13 @@ def test_a_report_that_is_never_sent_is_passed_over(pacs, settings, patient, tmp
     assert failures(settings) == []
 
 
+def test_marks_that_are_never_sent_are_no_silence(pacs, settings, patient):
+    pacs.unsent.add(pydicom.dcmread(patient.report).SOPInstanceUID)
+    for poll in polls(pacs, settings, NOW, NOW + 61, NOW + 122)[1:]:
+        assert (poll.done, poll.failed, poll.unmarked) == (0, 1, 1)  # the baseline has none itself
+    assert [state for state, _ in failures(settings)] == ["passed over", "not looked at"]
+
+
 def test_a_series_too_short_to_track_in_is_not_asked_for(pacs, settings, patient, tmp_path):
     """As a secondary capture of modality CT."""
     one = next(iter(patient.followup.iterdir()))

@@ -34,7 +34,8 @@ class Baselines:
     def of(self, study: PeerStudy, now: float, note: Note) -> Marked | None:
         """The baseline of a study; ``note`` is told of reports that are passed over.
 
-        Raises PeerError when the PACS fails, or does not send a report for the first time.
+        Raises PeerError when the PACS fails, and when it does not send a report: until that is
+        passed over, and also then where no other one marks a baseline.
         """
         if not study.patient_id or not study.date:
             return None
@@ -42,16 +43,21 @@ class Baselines:
         earlier = [one for one in found if same_patient(one, study) and one.date]
         earlier = [one for one in earlier if (one.date, one.time) < (study.date, study.time)]
         earlier.sort(key=lambda one: (one.date, one.time), reverse=True)
+        unsent: list[PeerError] = []
         for between, one in enumerate(earlier):
-            marks = self._marks_in(one, now, note)
+            marks = self._marks_in(one, now, note, unsent)
             if marks:
                 # Our own copy of the marks, stored beside them, is no reason to track anew.
                 newest = max(marks, key=lambda one: (not one.copied, one.made_at, one.sop_uid))
                 return Marked(one, marks[newest], newest, between)
+        if unsent:
+            raise unsent[0]
         return None
 
-    def _marks_in(self, study: PeerStudy, now: float, note: Note) -> dict[Marks, PeerSeries]:
-        """The marks in the reports of a study, and the series of each."""
+    def _marks_in(
+        self, study: PeerStudy, now: float, note: Note, unsent: list[PeerError]
+    ) -> dict[Marks, PeerSeries]:
+        """The marks in the reports of a study, and the series of each; adds to ``unsent``."""
         found = {}
         for series in self.peer.series(study.uid):
             for uid in self.peer.instances(series) if series.modality == "SR" else ():
@@ -64,6 +70,7 @@ class Baselines:
                         raise
                     # Others may hold the marks: the patient must not wait for this one for ever.
                     note(study, f"a report cannot be fetched and is passed over: {error}")
+                    unsent.append(error)
                     continue
                 if marks is not None:
                     found[marks] = series
