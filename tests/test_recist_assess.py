@@ -314,7 +314,7 @@ def test_a_node_in_parts_is_normal_when_each_part_is(role):
 @pytest.mark.parametrize(
     ("match", "words"),
     [
-        (found(35, 30), "is not now (short axis 30.0 mm): a new lesion?"),
+        (found(35, 30), "is not now (short axis 30.0 mm); enter it as a new lesion, or"),
         (found(20, 10, review="accepted"), "is not now (short axis 10.0 mm)"),
         (found(15), "has grown (long axis 15.0 mm); measure its short axis"),
         (found(15, 9.9), ""),

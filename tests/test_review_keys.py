@@ -11,7 +11,7 @@ from reviewed import make_folder, truth_mm
 from test_review_page import Server, match, opened, pytestmark, saved
 from test_review_page import browser as browser
 
-from tlt.io.results import read_json
+from tlt.io.results import read_json, write_json
 
 __all__ = ["pytestmark"]
 
@@ -160,3 +160,18 @@ def test_a_lesion_that_was_moved_stays_there_when_the_reader_goes_on(page, folde
         *("moved", True),
     )
     assert [event[0] for event in history(page)] == ["moved"]
+
+
+def test_a_page_of_an_earlier_run_is_loaded_anew(browser, folder):
+    server = Server(folder)
+    page = opened(browser, server.url)
+    page.evaluate("window.earlier = true")
+    server.end()
+    again = read_json(folder / "result.json")
+    software = again.software.model_copy(update={"version": "2"})
+    write_json(again.model_copy(update={"software": software}), folder / "result.json")
+    port = server.url.partition("127.0.0.1:")[2].partition("/")[0]
+    server = Server(folder, "--port", port)
+    page.context.new_page().goto(server.url)
+    page.wait_for_function("() => !window.earlier")
+    server.end()

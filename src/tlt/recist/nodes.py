@@ -6,7 +6,7 @@ from tlt.io.results import LesionAtBaseline, LesionAtFollowup
 from tlt.recist.criteria import NORMAL_NODE_MM, is_normal, mm_text
 from tlt.recist.measure import Measurement, State, diameter_of, tenth
 
-WHAT_TO_DO = "enter a new lesion, or give it the role non-target"
+WHAT_TO_DO = "enter it as a new lesion, or give it the role non-target"
 
 
 def asked_of_normal_node(
@@ -19,7 +19,7 @@ def asked_of_normal_node(
         if is_normal(diameter_of(now, nodal=True)):
             return ""
         axis = f"short axis {mm_text(now.diameter_mm)} mm"
-        return f"was a normal node, is not now ({axis}): a new lesion? {WHAT_TO_DO}"
+        return f"was a normal node, is not now ({axis}); {WHAT_TO_DO}"
     if now.state not in (State.UNMEASURED, State.PRESENT) or found.size is None:
         return ""
     long_mm = tenth(found.size.long_mm)

@@ -43,6 +43,7 @@ STATE_WORDS = {
     State.UNCONFIRMED: "to confirm",
     State.UNMEASURED: "to measure",
     State.PRESENT: "to measure",
+    State.PROGRESSION: "to measure",
 }
 PRESENCE_WORDS = {
     Presence.PRESENT: "present",
