@@ -137,7 +137,7 @@ def _csv_rows(a: Assessment) -> Iterator[dict[str, object]]:
 def _csv_lesion(lesion: FollowedLesion, m: Measurement) -> dict[str, object]:
     state = m.state.value
     if lesion.part is Part.NON_TARGET:
-        state = presence(m, lesion.nodal).value
+        state = _presence(lesion, m).value
     return {
         "kind": lesion.part.value,
         "item": lesion.id,
@@ -189,7 +189,7 @@ def cell(lesion: FollowedLesion, m: Measurement) -> Cell:
     """A lesion at a time point, as the table shows it."""
     value = "" if m.diameter_mm is None else mm_text(m.diameter_mm)
     if lesion.part is Part.NON_TARGET:
-        word = PRESENCE_WORDS[presence(m, lesion.nodal)]
+        word = PRESENCE_WORDS[_presence(lesion, m)]
         text = f"{word}, {value}" if value and m.state is not State.GONE else word
     elif m.state is State.MERGED:
         text = f"with {m.merged_into}"
@@ -200,6 +200,11 @@ def cell(lesion: FollowedLesion, m: Measurement) -> Cell:
     rule = rule_of(lesion, m)
     why = "; ".join([f"{rule.cited}: {rule.text}", *open_, *([m.note] if m.note else [])])
     return Cell(text, parts, marks(lesion, m), why, bool(open_))
+
+
+def _presence(lesion: FollowedLesion, m: Measurement) -> Presence:
+    """What is said of a non-target, which was there at baseline, measured or not."""
+    return Presence.PRESENT if m is lesion.baseline else presence(m, lesion.nodal)
 
 
 def rule_of(lesion: FollowedLesion, m: Measurement) -> Rule:
