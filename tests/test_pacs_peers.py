@@ -172,7 +172,7 @@ def test_moving_to_a_taken_port_is_said(orthanc, patient, tmp_path, monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as other:
         ours = OurSide(store_port=other.getsockname()[1])
         peer = open_peer(orthanc.dicom, Limits(), ours)
-        with pytest.raises(UsageError, match="TLT_PACS_STORE_PORT"):
+        with pytest.raises(PeerError, match="TLT_PACS_STORE_PORT"):
             pull_series(peer, the_series(peer, patient.followup_series), tmp_path)
 
 

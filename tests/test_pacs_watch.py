@@ -28,6 +28,7 @@ from tlt.io.dicom_sr_write import write_sr
 from tlt.io.images import load_volume
 from tlt.io.lesions import read_lesions
 from tlt.io.sources import read_sources
+from tlt.pacs.dicomweb import DicomWebPeer
 from tlt.pacs.followup import Tracking
 from tlt.pacs.peer import Limits, OurSide, Peer, open_peer
 from tlt.pacs.source import is_peer_source
@@ -115,7 +116,7 @@ def test_a_followup_gets_its_report(
     for secret in patient.secrets:
         assert secret not in text.out + text.err + caplog.text
         assert secret.encode() not in (work / "journal.sqlite").read_bytes()
-    assert not list((work / "jobs").rglob("*.dcm"))
+    assert not list(work.rglob("*.dcm"))
     (result,) = (work / "jobs").rglob("result.json")
     assert json.loads(result.read_text())["followups"][0]["path"] == "followup"
     assert work.stat().st_mode & 0o077 == 0
@@ -167,7 +168,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import tlt.pacs.followup as followup, tlt.pacs.pulling as pulling
+import tlt.pacs.baselines as baselines, tlt.pacs.followup as followup, tlt.pacs.pulling as pulling
+from tlt.pacs.journal import Journal
 from tlt.pacs.dicomweb import DicomWebPeer
 from test_pacs_watch import connect, settings
 from tlt.pacs.watch import Watch
@@ -192,6 +194,13 @@ elif phase == "written":
 elif phase == "stored":
     store = DicomWebPeer.store
     DicomWebPeer.store = lambda *given: (store(*given), die())
+elif phase == "reading":
+    baselines.marks_of = die
+elif phase == "forgetting":
+    lead = followup.lead_to
+    followup.lead_to = lambda *given: (lead(*given), die())
+elif phase == "forgotten":
+    Journal.finish = die
 
 class Running:
     url, store_port = {url!r}, 1
@@ -202,7 +211,10 @@ with Watch(connect(Running), settings(Path({work!r})), print) as watch:
 """
 
 
-@pytest.mark.parametrize("phase", ["pulling", "pulled", "tracked", "written", "stored"])
+LATE = ("stored", "forgetting", "forgotten")
+
+
+@pytest.mark.parametrize("phase", ["reading", "pulling", "pulled", "tracked", "written", *LATE])
 def test_a_watch_that_is_killed_goes_on_where_it_was(orthanc, patient, phase, tmp_path):
     orthanc.add(patient.files("baseline", "report", "followup"))
     work = tmp_path / "work"
@@ -212,7 +224,7 @@ def test_a_watch_that_is_killed_goes_on_where_it_was(orthanc, patient, phase, tm
     died = subprocess.run([sys.executable, "-c", script], env=os.environ, timeout=60, check=False)
     assert died.returncode == -signal.SIGKILL
     before = our_reports(orthanc, patient.followup_study)
-    assert len(before) == (phase == "stored")
+    assert len(before) == (phase in LATE)
 
     said: list[str] = []
     poll = look(orthanc, work, said)
@@ -220,7 +232,10 @@ def test_a_watch_that_is_killed_goes_on_where_it_was(orthanc, patient, phase, tm
     (uid,) = our_reports(orthanc, patient.followup_study)
     assert before in ([], [uid])
     tracked_again = any("tracked 3 lesions" in one for one in said)
-    assert tracked_again == (phase in ("pulling", "pulled", "tracked"))
+    assert tracked_again == (phase in ("reading", "pulling", "pulled", "tracked"))
+    assert not list(work.rglob("*.dcm"))
+    (path,) = work.rglob("result.json")
+    assert all(map(is_peer_source, read_sources(path.parent).followups))
     assert look(orthanc, work).done == 0
     assert our_reports(orthanc, patient.followup_study) == [uid]
 
@@ -237,7 +252,13 @@ def test_what_is_on_disk_is_not_fetched_again(orthanc, patient, tmp_path, monkey
     assert [(row["state"], row["attempts"], row["message"]) for row in rows] == [
         ("failed", "1", "the line broke")
     ]
-    monkeypatch.setattr("tlt.pacs.dicomweb.DicomWebPeer.fetch", raising(error))
+    fetch = DicomWebPeer.fetch
+
+    def no_images(self, series, *given):
+        assert series.modality == "SR"  # reports are read again: none is kept
+        fetch(self, series, *given)
+
+    monkeypatch.setattr(DicomWebPeer, "fetch", no_images)
     monkeypatch.setattr("tlt.pacs.followup.track_study", raising(error))
     with Watch(connect(orthanc), settings(tmp_path), print) as watch:
         assert watch.poll(1e9 + 61).done == 1
@@ -302,7 +323,9 @@ def test_a_pacs_that_stops_in_the_middle_of_a_job(orthanc, patient, tmp_path, mo
         Watch(connect(orthanc), settings(tmp_path / "w"), said.append) as watch,
         contextlib.suppress(PeerError),  # where Orthanc lists the baseline after the follow-up
     ):
-        assert watch.poll(time.time() - 100).failed == 1
+        watch.poll(time.time() - 100)
+    (row,) = csv.DictReader((tmp_path / "w" / "failures.csv").open())
+    assert (row["state"], row["attempts"]) == ("failed", "1")
     assert any("attempt 1 failed" in one and "is the PACS up" in one for one in said)
     monkeypatch.setattr(followup, "track_study", raising(AssertionError("it is tracked already")))
     orthanc.start()

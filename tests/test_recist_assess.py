@@ -193,7 +193,8 @@ def test_entries_that_contradict_the_review_are_to_be_corrected():
 
 
 def test_merged_lesions_count_once_and_stay_merged():
-    result = make_result(lesion("A", 30, 30, 20, gone()), lesion("B", 20, 20, 20, 20))
+    here = found(20)  # what the tracker says of a part of another lesion
+    result = make_result(lesion("A", 30, 30, 20, gone()), lesion("B", 20, here, here, here))
     merged = {"A": {"diameter_mm": 45}, "B": {"status": "merged", "merged_into": "A"}}
     a = assess(result, entries(merged))
     assert sums(a) == [45, 20, 0]
@@ -206,6 +207,58 @@ def test_merged_lesions_count_once_and_stay_merged():
     assert overall(assess(other, entries(whole))) == [PD]
     apart = assess(result, entries(merged, {"B": {"diameter_mm": 15}}))
     assert sums(apart) == [45, 35, 20]
+
+
+def merged(into):
+    return {"status": "merged", "merged_into": into}
+
+
+def test_lesions_that_merged_into_each_other_are_refused():
+    result = make_result(*(lesion(id_, 20, 20) for id_ in "ABC"))
+    ring = {"A": merged("B"), "B": merged("C"), "C": merged("A")}
+    for given in ({"A": merged("B"), "B": merged("A")}, ring):
+        with pytest.raises(InputError, match=r"follow-up 1: A, B.* merged into each other"):
+            assess(result, entries(given))
+    chain = assess(result, entries({"A": merged("B"), "B": merged("C"), "C": {"diameter_mm": 70}}))
+    assert sums(chain) == [70]
+
+
+def test_the_later_word_says_which_lesion_counts_for_the_whole():
+    """Merged into A, and then A into it: one of them counts, and no complete response is made."""
+    result = make_result(lesion("A", 20, 45, 45), lesion("B", 20, found(20), found(45)))
+    first = {"A": {"diameter_mm": 45}, "B": merged("A")}
+    a = assess(result, entries(first, {"A": merged("B"), "B": {"diameter_mm": 45}}))
+    assert (sums(a), overall(a)) == ([45, 45], [SD, SD])
+    assert not a.preliminary
+    a = assess(result, entries(first, {"A": merged("B")}))
+    assert (sums(a), a.time_points[1].preliminary) == ([45, 45], True)
+    assert "now a part of it; measure the whole" in a.time_points[1].needs_review[0]
+
+
+def test_what_has_merged_counts_again_once_a_reader_finds_it_by_itself():
+    apart = found(20, review="accepted")
+    result = make_result(lesion("A", 20, 30, 20), lesion("B", 20, found(20), apart))
+    a = assess(result, entries({"B": merged("A")}))
+    assert sums(a) == [30, 40]
+    (need,) = a.time_points[1].needs_review
+    assert "was a part of A, and the review (accepted) has it by itself" in need
+    said = assess(result, entries({"B": merged("A")}, {"B": {"status": "present"}}))
+    assert (sums(said), said.preliminary) == ([30, 40], False)
+    for other in (found(20), found(20, review="rejected")):
+        still = make_result(lesion("A", 20, 30, 30), lesion("B", 20, found(20), other))
+        assert sums(assess(still, entries({"B": merged("A")}))) == [30, 30]
+
+
+def test_what_has_merged_goes_with_its_whole():
+    unseen = found(status="outside_fov")
+    a = assess(
+        make_result(
+            lesion("A", 20, 30, unseen, gone()), lesion("B", 9, *[found(9)] * 3, role=OTHER)
+        ),
+        entries({"B": merged("A")}),
+    )
+    assert [p.non_target.response for p in a.time_points] == [NON, NE, CR]
+    assert overall(a)[2] is CR
 
 
 # A lesion that comes back
@@ -235,6 +288,61 @@ def test_only_nodes_that_are_back_should_be_imaged_again():
     assert a.time_points[1].preliminary
     still = assess(make_result(lesion("N", 16, 9, 9.9, nodal=True)))
     assert overall(still) == [CR, CR]
+
+
+@pytest.mark.parametrize("match", [found(), found(review="accepted"), found(20, review="accepted")])
+def test_a_node_without_a_short_axis_is_not_known_to_be_back(match):
+    target = make_result(lesion("A", 30, gone(), gone()), lesion("N", 16, 9, match, nodal=True))
+    other = make_result(
+        lesion("A", 30, gone(), gone()), lesion("N", 12, 9, match, nodal=True, role=OTHER)
+    )
+    for result, response in ((target, NE), (other, PR)):
+        point = assess(result).time_points[1]
+        assert (point.overall.response, point.preliminary) == (response, True)
+        assert point.needs_review == ("N: no short axis; measure it",)
+    said = assess(other, entries({}, {"N": {"status": "present"}}))
+    assert overall(said) == [CR, PD]
+
+
+@pytest.mark.parametrize("role", [Role.TARGET, OTHER])
+def test_a_node_in_parts_is_normal_when_each_part_is(role):
+    result = make_result(lesion("N", 16, 12, nodal=True, role=role))
+    assert overall(assess(result, entries({"N": {"parts_mm": [6, 6]}}))) == [CR]
+    assert overall(assess(result, entries({"N": {"parts_mm": [6, 10]}}))) != [CR]
+
+
+@pytest.mark.parametrize(
+    ("match", "words"),
+    [
+        (found(35, 30), "is not now (short axis 30.0 mm); enter it as a new lesion, or"),
+        (found(20, 10, review="accepted"), "is not now (short axis 10.0 mm)"),
+        (found(15), "has grown (long axis 15.0 mm); measure its short axis"),
+        (found(15, 9.9), ""),
+        (found(14), ""),  # as long as at baseline
+        (found(status="not_found"), ""),  # a normal node is not followed
+    ],
+)
+def test_a_normal_node_that_has_grown_is_asked_about(match, words):
+    result = make_result(lesion("A", 30, 30), lesion("N", 9, match, nodal=True, role=OPEN))
+    a = assess(result)
+    point = a.time_points[0]
+    assert (overall(a), point.preliminary, a.preliminary) == ([SD], bool(words), bool(words))
+    assert [words in need for need in point.needs_review] == [True] * bool(words)
+    new = {"new_lesions": [{"id": "X", "certainty": "unequivocal"}]}
+    assert (overall(assess(result, entries(new))), assess(result, entries(new)).preliminary) == (
+        *([PD], False),
+    )
+
+
+def test_unequivocal_progression_of_a_target_is_asked_about():
+    result = make_result(lesion("A", 20, 20))
+    for finding, response in (({}, NE), ({"diameter_mm": 21}, SD)):
+        a = assess(result, entries({"A": {"status": "unequivocal_progression", **finding}}))
+        assert (overall(a), a.preliminary) == ([response], True)
+        assert "enter the diameter of this target" in a.time_points[0].needs_review[0]
+    normal = make_result(lesion("A", 20, 20), lesion("N", 9, 9, nodal=True, role=OPEN))
+    a = assess(normal, entries({"N": {"status": "unequivocal_progression"}}))
+    assert "N: was a normal node, and has progressed" in a.time_points[0].needs_review[0]
 
 
 def test_the_tracker_alone_does_not_bring_a_lesion_back():

@@ -24,7 +24,7 @@ from tlt.lesion import Lesion, Role
 from tlt.recist import assess, render_page, render_table, rules, to_csv, to_json
 from tlt.recist.entries import read_entries
 from tlt.recist.plot import draw_trajectories
-from tlt.recist.tables import CSV_COLUMNS, legend, recist_schema
+from tlt.recist.tables import CSV_COLUMNS, cell, legend, recist_schema
 
 CREATED = datetime(2025, 1, 2, 3, 4, tzinfo=timezone.utc)
 NEW = {"id": "X1", "site": "bone", "certainty": "unequivocal", "note": "12 mm <L3>"}
@@ -312,3 +312,12 @@ def test_sizes_of_a_reader_are_marked(tmp_path):
     a = assess(make_result(lesion("A", size(20, by_reader=True), found(12, by_reader=True))))
     assert [mark for mark, _ in legend(a)] == ["r"]
     assert not any("seen by no reader" in notice for notice in a.notices)
+
+
+def test_a_non_target_node_without_a_short_axis_is_to_be_measured_and_was_there_at_baseline():
+    a = assess(make_result(lesion("N", size(20), found(18), nodal=True, role=Role.NON_TARGET)))
+    (node,), (now,) = a.lesions, a.time_points[0].measurements
+    cells = [cell(node, m) for m in (node.baseline, now)]
+    shown = [(one.text, one.marks, one.needs_review) for one in cells]
+    assert shown == [("present", ("t",), True), ("not evaluable", ("t",), True)]
+    assert "t" in dict(legend(a))

@@ -17,7 +17,7 @@ from tlt.cli.review import check_packages
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError, UsageError
 from tlt.io.images import load_volume, save_volume
-from tlt.io.results import SizeFacts, read_json
+from tlt.io.results import SizeFacts, read_json, write_json
 from tlt.io.sources import SOURCES, read_sources, save_sources
 from tlt.lesion import Role, Status
 from tlt.review.guard import CSRF_HEADER, Guard
@@ -141,6 +141,47 @@ def test_a_decision_is_in_result_json_before_it_is_answered(page, folder):
         ("lost", "Bob"),
         ("role", "Ann"),
     ]
+
+
+def test_to_accept_what_was_moved_keeps_the_place_and_the_axes_there(page, folder):
+    page.get("/api/images/1/sheet")
+    x, y, z = place = truth_mm("L2")
+    decide(page, "moved", "L2", value=list(place))
+    axes = {"long_axis": [[x - 5, y, z], [x + 5, y, z]], "short_axis": None}
+    decide(page, "size", "L2", value=axes)
+
+    def found():
+        match = read_json(folder / "result.json").lesions[1].followups[0]
+        return match.center_mm, match.size.long_mm, match.review.decision.value, match.review.by
+
+    for reader in ("Ann", "Bob"):
+        decide(page, "accepted", "L2", by=reader)
+        assert found() == (place, 10.0, "moved", reader)
+    undo = {"by": "Bob", "request_id": uuid.uuid4().hex}
+    assert page.post("/api/undo", json=undo).status_code == 200
+    assert found() == (place, 10.0, "moved", "Ann")
+    decide(page, "lost", "L2")
+    decide(page, "accepted", "L2")  # the page shows it as tracked then
+    assert read_json(folder / "result.json").lesions[1].followups[0].center_mm != place
+
+
+def test_a_folder_tracked_anew_under_an_open_review_is_left_alone(page, folder):
+    again = read_json(folder / "result.json")
+    again = again.model_copy(
+        update={"software": again.software.model_copy(update={"version": "2"})}
+    )
+    write_json(again, folder / "result.json")
+    before = (folder / "result.json").read_bytes()
+    answer = decide(page, "accepted", "L1")
+    assert answer.status_code == 200  # it is saved
+    assert "tracked anew; end tlt review and start it again" in answer.json()["warning"]
+    refused = page.post("/api/export", json={"formats": ["csv"]})
+    assert (refused.status_code, "tracked anew" in refused.json()["error"]) == (422, True)
+    assert (folder / "result.json").read_bytes() == before
+    fresh = Review(folder, formats=FORMATS)
+    assert fresh.original.software.version == "2"
+    assert any("1 entries about the earlier run" in one for one in fresh.notices)
+    fresh.close()
 
 
 def test_what_is_measured_after_a_move_is_kept_with_it(folder):

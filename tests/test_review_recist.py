@@ -119,6 +119,23 @@ def test_a_diameter_that_is_too_small_and_one_at_baseline_count_as_entered(page)
     assert page.get("/api/recist").json()["points"][0]["from_baseline"] != "-75.0 %"
 
 
+def test_progression_of_a_target_is_entered_as_its_diameter(page):
+    decide(page, "role", "L1", followup=None, value="target")
+    answer = enter(page, "finding", "L1", {"status": "unequivocal_progression"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        *(422, "L1 is a target; enter its diameter instead"),
+    )
+    decide(page, "role", "L1", followup=None, value="non_target")
+    assert enter(page, "finding", "L1", {"status": "unequivocal_progression"}).status_code == 200
+    assert responses(page)[0] == "PD"
+    decide(page, "role", "L1", followup=None, value="target")  # the entry stays, and is asked about
+    first = page.get("/api/recist").json()["points"][0]
+    assert (first["overall"]["response"], first["preliminary"]) == ("NE", True)
+    assert any("enter the diameter of this target" in need for need in first["needs_review"])
+    assert enter(page, "finding", "L1", {"diameter_mm": 60}).status_code == 200
+    assert responses(page)[0] == "PD"
+
+
 @pytest.mark.parametrize(
     ("kind", "lesion_id", "value", "words"),
     [
@@ -191,6 +208,39 @@ def test_entries_that_somebody_wrote_by_hand_are_not_replaced(page, folder):
     assert "rename it" in answer.json()["error"]
     assert (folder / "entries.json").read_text() == "{}"
     assert not (folder / "recist.json").exists()
+
+
+def test_entries_that_somebody_changed_by_hand_are_not_replaced(page, folder):
+    export = {"formats": ["recist"]}
+    assert page.post("/api/export", json=export).status_code == 200
+    assert page.post("/api/export", json=export).status_code == 200  # our own are
+    changed = (folder / "entries.json").read_text().replace("{", '{"confirmation_days": 56,', 1)
+    (folder / "entries.json").write_text(changed)
+    decide(page, "lost", "L1")
+    assert page.post("/api/export", json=export).status_code == 422
+    assert page.post("/api/export", json={"formats": ["csv"]}).status_code == 200
+    assert (folder / "entries.json").read_text() == changed
+    stale = page.get("/api/state").json()["exports"]["stale"]
+    assert "matches.csv" not in stale
+    assert "recist.json" in stale
+    (folder / "entries.json").unlink()
+    assert page.post("/api/export", json={"formats": ["csv"]}).status_code == 200
+    assert page.get("/api/state").json()["exports"]["stale"] == []
+
+
+def test_entries_that_the_page_does_not_use_are_told(folder):
+    def notices() -> list[str]:
+        review = Review(folder, formats=FORMATS)
+        if not (folder / "entries.json").is_file():
+            review.export(["recist"])
+        review.close()
+        return [one for one in review.notices if "entries.json" in one]
+
+    assert notices() == []
+    assert notices() == []  # of the review itself
+    (folder / "entries.json").write_text('{"reader": "Ann"}')
+    (told,) = notices()
+    assert "tlt recist uses it, this page does not" in told
 
 
 def test_recist_is_exported_without_the_images(page, folder, tmp_path):

@@ -128,6 +128,18 @@ def test_drawn_axes_count_until_the_lesion_is_moved_again_and_not_when_it_is_gon
     assert match(after((Kind.SIZE, "L3", AXES, "A")), "L3").size is None  # out of view
 
 
+def test_drawn_axes_belong_to_the_place_that_they_were_drawn_at():
+    there, elsewhere = (1.0, 2.0, 3.0), (9.0, 9.0, 9.0)
+    drawn, moved = (Kind.SIZE, "L1", AXES, "A"), (Kind.MOVED, "L1", there, "A")
+    back = (Kind.ACCEPTED, "L1", None, "A")  # as an earlier version saved it: as tracked
+    assert match(after(moved, drawn, back), "L1").size is None
+    assert match(after(moved, drawn, (Kind.MOVED, "L1", there, "B")), "L1").size.long_mm == 12.0
+    assert match(after(moved, drawn, (Kind.MOVED, "L1", elsewhere, "B")), "L1").size is None
+    made = events(drawn, moved)
+    made.append(Event(Kind.UNDONE, "L1", 1, 2, 3, "t", "A"))
+    assert match(corrected(RESULT, replay(made)), "L1").size.long_mm == 12.0
+
+
 STEP = st.tuples(
     st.sampled_from(
         [
@@ -203,6 +215,15 @@ def test_an_undo_is_of_ones_own_and_not_past_another_reader():
     assert undo_of(made, "Bob").value == 2
     with pytest.raises(InputError, match="nothing of yours"):
         undo_of(made, "Cleo")
+
+
+def test_a_move_is_not_undone_under_the_axes_of_another_reader():
+    moved, drawn = (Kind.MOVED, "L1", (1.0, 2.0, 3.0), "Ann"), (Kind.SIZE, "L1", AXES, "Bob")
+    with pytest.raises(InputError, match=r"Bob has changed L1 since \(size\)"):
+        undo_of(events(moved, drawn), "Ann")
+    assert undo_of(events(moved, (Kind.SIZE, "L2", AXES, "Bob")), "Ann").value == 1
+    made = [*events(moved, drawn), Event(Kind.UNDONE, "L1", 1, 2, 3, "t", "Bob")]
+    assert undo_of(made, "Ann").value == 1
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,25 @@ def test_the_second_of_two_readers_is_told_whose_decision_is_there(path):
     two.add(study, Draft(Kind.LOST, "L2", 1), "Bob", 0, "request-4")  # another lesion: no conflict
 
 
+def test_a_reader_is_in_nobodys_way_but_a_name_for_a_new_lesion_is_free_once(path):
+    store = Store(path)
+    study = store.open_study(RESULT)
+    store.add(study, Draft(Kind.SITE, "L1", None, "lung"), "Ann", 0, "request-1")
+    store.add(study, ACCEPT, "Ann", 0, "request-2")  # pressed before the first was answered
+    of_bob = store.add(study, Draft(Kind.NODAL, "L1", None, True), "Bob", 2, "request-3")
+    store.undo(study, "Ann", "request-4")
+    with pytest.raises(Conflict) as caught:  # what Bob said she has not seen
+        store.add(study, Draft(Kind.LOST, "L1", 1), "Ann", 2, "request-5")
+    assert caught.value.event == of_bob
+    new = Draft(Kind.NEW_LESION, "X1", 1, {"certainty": "equivocal"})
+    first = store.add(study, new, "Ann", 0, "request-6")
+    with pytest.raises(Conflict):
+        store.add(study, new, "Ann", 0, "request-7")
+    store.add(study, new, "Ann", first.seq, "request-8")
+    with pytest.raises(InputError, match="reload"):
+        store.add(study, ACCEPT, "Ann", 99, "request-9")
+
+
 def test_of_many_at_once_exactly_one_wins(path):
     study = Store(path).open_study(RESULT)
 

@@ -87,7 +87,7 @@ def pull(
     """
     from tlt.io.output import check_writable
     from tlt.pacs.peer import checked_uid
-    from tlt.pacs.pulling import folder_name, pull_series, pull_study, the_series
+    from tlt.pacs.pulling import folder_name, pull_series, pull_studies, the_series
 
     if study is None and series is None:
         patient_id = _patient_id(patient_id)
@@ -102,8 +102,7 @@ def pull(
         pulled.append(pull_series(opened, one, output / folder_name(one)))
     else:
         uids = _studies_of(opened, patient_id) if study_uid is None else [study_uid]
-        for uid in uids:
-            pulled += pull_study(opened, uid, output)
+        pulled = pull_studies(opened, uids, output)
     if not quiet:
         _print_pulled(pulled, output)
 

@@ -202,7 +202,7 @@ class DimsePeer:
                 evt_handlers=[(evt.EVT_C_STORE, inbox.put)],
             )
         except OSError:
-            raise UsageError(
+            raise PassingError(
                 f"port {self.our_side.store_port} for receiving images (C-MOVE) is taken; "
                 "set TLT_PACS_STORE_PORT, and tell the PACS"
             ) from None

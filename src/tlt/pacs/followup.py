@@ -6,14 +6,18 @@ moment and begun again, goes on behind the last step that was finished.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from tlt.confidence import FILE as CONFIDENCE
 from tlt.errors import InputError, PeerError
+from tlt.io.dicom import MIN_SIZE
 from tlt.io.output import staged
 from tlt.io.results import Result, write_json
 from tlt.io.sources import write_sources
@@ -26,6 +30,7 @@ from tlt.pacs.source import lead_to
 from tlt.pipeline import TrackJob, track_study
 
 RESULT, REPORT = "result", "report.dcm"
+FETCHED = ("baseline", "followup", "offered", "marks")  # folders of what the PACS has sent
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
@@ -33,9 +38,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Marked:
-    """A baseline: the study, the report that marks it, and how many CT studies lie between."""
+    """A baseline: the study, the report that marks it, and how many CT studies lie between.
+
+    ``report`` is the series of that report.
+    """
 
     study: PeerStudy
+    report: PeerSeries
     marks: Marks
     studies_between: int
 
@@ -51,7 +60,23 @@ class Tracking:
     @property
     def name(self) -> str:
         """Tells apart what may give other answers: tracker, weights, version."""
-        return f"{self.tracker} {self.model or ''} {version('transformer-lesion-tracker')}"
+        weights = ",".join(_weights(one) for one in (self.model or "").split(","))
+        return f"{self.tracker} {weights} {version('transformer-lesion-tracker')}"
+
+
+def _weights(name_or_path: str) -> str:
+    """What tells a file of weights from another; the name of those that this version ships."""
+    path = Path(name_or_path)
+    if not path.is_file():
+        return name_or_path
+    files = (path, path.with_name(CONFIDENCE))
+    told = [(one, one.stat()) for one in files if one.is_file()]
+    return " ".join(_digest(one, stat.st_mtime_ns, stat.st_size) for one, stat in told)
+
+
+@lru_cache(maxsize=16)  # asked for with every study; the file may be replaced while we watch
+def _digest(path: Path, *changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_followup(
@@ -62,22 +87,25 @@ def run_followup(
     tracking: Tracking,
     folder: Path,
     say: Say,
+    again: bool = False,
 ) -> None:
     """Pull, track and push; does nothing for a report that the PACS has already.
 
-    ``offered`` are the CT series of the follow-up study. Raises PeerError when the PACS fails,
-    InputError for images or marks that cannot be used, ModelError for the tracker.
+    ``offered`` are the CT series of the follow-up study. Of them those that cannot be fetched are
+    passed over when the job is tried ``again``. Raises PeerError when the PACS fails, InputError
+    for images or marks that cannot be used, ModelError for the tracker.
     """
     result = folder / RESULT
     report = result / REPORT
     if not report.is_file():
         baseline = _baseline_series(peer, marked)
-        chosen = _chosen(peer, baseline, offered, folder)
+        chosen = _chosen(peer, baseline, offered, folder, say if again else None)
         instances = peer.instances(chosen)
         uids = report_uids(marked.marks.sop_uid, chosen.uid, instances, tracking.name)
         if uids.sop in peer.instances(PeerSeries(uids.series, study.uid, "SR", None)):
             say("the PACS has this report already")
             return
+        pull_series(peer, marked.report, folder / "marks", [marked.marks.sop_uid])
         first = pull_series(peer, baseline, folder / "baseline")
         second = pull_series(peer, chosen, folder / "followup", instances)
         say(f"pulled {first.images} + {second.images} images")
@@ -97,9 +125,18 @@ def forget_images(peer: Peer, folder: Path) -> None:
         folder / RESULT,
         {str((folder / name).absolute()): peer.source for name in ("baseline", "followup")},
     )
-    for name in ("baseline", "followup", "offered"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    staging = [
+        *folder.glob(".tlt-*"),
+        *(folder / RESULT).glob(".tlt-*"),
+    ]  # of a step that was killed
+    for one in (*(folder / name for name in FETCHED), *filter(Path.is_dir, staging)):
+        shutil.rmtree(one, ignore_errors=True)
     (folder / RESULT / REPORT).unlink(missing_ok=True)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether the folder of a job has what `forget_images` removes."""
+    return any((folder / name).exists() for name in (*FETCHED, f"{RESULT}/{REPORT}"))
 
 
 def _track(
@@ -108,7 +145,7 @@ def _track(
     job = TrackJob(
         baseline=str(folder / "baseline"),
         followups=(str(folder / "followup"),),
-        lesions=str(marked.marks.path),
+        lesions=str(folder / "marks" / file_name(marked.marks.sop_uid)),
         output=None,
         tracker=tracking.tracker,
         model=tracking.model,
@@ -138,10 +175,31 @@ def _baseline_series(peer: Peer, marked: Marked) -> PeerSeries:
 
 
 def _chosen(
-    peer: Peer, baseline: PeerSeries, offered: Sequence[PeerSeries], folder: Path
+    peer: Peer,
+    baseline: PeerSeries,
+    offered: Sequence[PeerSeries],
+    folder: Path,
+    pass_over: Say | None,
 ) -> PeerSeries:
-    looks = [(one, _look(peer, one, folder)) for one in offered]
-    return choose_series(_look(peer, baseline, folder), looks)
+    """The series to track in; with ``pass_over``, which is told, of those that can be fetched."""
+    looks, failures = [], []
+    for one in offered:
+        if (one.images or MIN_SIZE) < MIN_SIZE:  # too short to track in: not worth a look
+            continue
+        try:
+            looks.append((one, _look(peer, one, folder)))
+        except PeerError as error:
+            if pass_over is None:
+                raise
+            peer.echo()  # raises where the PACS as a whole has failed
+            pass_over(f"a series cannot be fetched and is passed over: {error}")
+            failures.append(error)
+    try:
+        return choose_series(_look(peer, baseline, folder), looks)
+    except InputError:
+        if failures:  # one of them may be the one: to be tried again, not to be refused
+            raise failures[0] from None
+        raise
 
 
 def _look(peer: Peer, series: PeerSeries, folder: Path) -> Appearance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -62,18 +62,26 @@ def pull_series(
     return Pulled(folder, series.modality, len(expected), len(missing))
 
 
-def pull_study(
-    peer: Peer, study_uid: str, output: Path, report: Callable[[Pulled], None] | None = None
-) -> list[Pulled]:
-    """Fetch every series of a study, each into its own folder of ``output``."""
-    found = peer.series(study_uid)
+def pull_studies(peer: Peer, study_uids: Sequence[str], output: Path) -> list[Pulled]:
+    """Fetch every series of the studies, each into its own folder of ``output``.
+
+    Raises PeerError at the end where some could not be fetched; the others are there then.
+    """
+    found = [series for uid in study_uids for series in peer.series(uid)]
     if not found:
         raise PeerError(f"{peer.name}: does not have that study; check the UID")
-    pulled = []
+    pulled, failures = [], []
     for series in found:
-        pulled.append(pull_series(peer, series, output / folder_name(series)))
-        if report is not None:
-            report(pulled[-1])
+        try:
+            pulled.append(pull_series(peer, series, output / folder_name(series)))
+        except PeerError as error:
+            peer.echo()  # raises where the PACS as a whole has failed
+            failures.append(str(error).removeprefix(f"{peer.name}: "))
+    if failures:
+        raise PeerError(
+            f"{peer.name}: {len(failures)} of {len(found)} series were not fetched whole; the "
+            f"others are there. The first: {failures[0]}"
+        )
     return pulled
 
 

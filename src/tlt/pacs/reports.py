@@ -33,14 +33,12 @@ class Marks:
     """A report with measurements.
 
     Attributes:
-        path: the file.
         sop_uid: its SOP Instance UID.
         series_uid: the CT series that it refers to most; None if it names none.
         made_at: date and time of its content, which sort as text.
         copied: `tlt` wrote them down again; they came from another report, or from another file.
     """
 
-    path: Path
     sop_uid: str = field(repr=False)
     series_uid: str | None = field(repr=False)
     made_at: str = field(repr=False)
@@ -69,7 +67,7 @@ def marks_of(path: Path) -> Marks | None:
             if ours and not _is_baseline(report):
                 return None
             made_at = f"{report.get('ContentDate') or ''}{report.get('ContentTime') or ''}"
-            return Marks(path, str(report.SOPInstanceUID), _ct_series(report), made_at, ours)
+            return Marks(str(report.SOPInstanceUID), _ct_series(report), made_at, ours)
     except Exception:  # no DICOM, no report, or a damaged one
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,14 +18,22 @@ from shlex import quote
 
 from tlt.errors import InputError, PeerError, TltError
 from tlt.io.files import atomic_write
-from tlt.pacs.followup import RESULT, Marked, Say, Tracking, forget_images, run_followup
-from tlt.pacs.journal import FAILED, MAX_ATTEMPTS, OPEN, REFUSED, JobRecord, Journal
+from tlt.pacs.baselines import Baselines
+from tlt.pacs.followup import (
+    RESULT,
+    Marked,
+    Say,
+    Tracking,
+    forget_images,
+    holds_images,
+    run_followup,
+)
+from tlt.pacs.journal import DONE, FAILED, MAX_ATTEMPTS, OPEN, REFUSED, JobRecord, Journal
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
 from tlt.pacs.privacy import without_identifiers
-from tlt.pacs.pulling import file_name, pull_series
-from tlt.pacs.reports import Marks, marks_of
 
 LONGEST_WAIT_S = 600.0
+REPORTS = "reports"  # folder of the report that is being read
 
 
 @dataclass(frozen=True)
@@ -48,13 +57,18 @@ class WatchSettings:
 
 @dataclass
 class Poll:
-    """What one look at the PACS has found: numbers of studies, and of jobs by outcome."""
+    """What one look at the PACS has found: numbers of studies, and of jobs by outcome.
+
+    ``troubles`` are the studies that could not be looked at, and the reports that were passed over:
+    digest, state and message.
+    """
 
     studies: int = 0
     arriving: int = 0
     unmarked: int = 0
     done: int = 0
     failed: int = 0
+    troubles: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
@@ -70,6 +84,8 @@ class Watch:
         self.peer, self.settings, self.say = peer, settings, say
         settings.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.journal = Journal(settings.work)
+        self.baselines = Baselines(peer, self.journal, settings.work / REPORTS, settings.quiet_s)
+        self._sweep()
 
     def __enter__(self) -> Watch:
         return self
@@ -86,7 +102,7 @@ class Watch:
                 wait = interval_s
                 if poll.done or poll.failed:
                     self.say(str(poll))
-            except (PeerError, InputError) as error:
+            except TltError as error:
                 wait = min(2 * wait, max(LONGEST_WAIT_S, interval_s))
                 self.say(f"{error} (next look in {wait:.0f} s)")
             sleep(wait)
@@ -102,20 +118,24 @@ class Watch:
             for study in self.peer.studies(**match):
                 self._look_safely(study, poll, now)
         finally:
-            self._list_failures()
+            self._list_failures(poll)
         return poll
 
     def _look_safely(self, study: PeerStudy, poll: Poll, now: float) -> None:
         """Look at a study so that one that cannot be looked at does not hold up the others."""
         try:
             self._look_at(study, poll, now)
-        except PeerError as error:
-            self.peer.echo()  # raises where the PACS as a whole has failed
+        except Exception as error:
+            if isinstance(error, PeerError):
+                self.peer.echo()  # raises where the PACS as a whole has failed
             poll.failed += 1
-            self.say(f"study {self.journal.digest(study.uid)}: {without_identifiers(str(error))}")
-        except InputError as error:
-            poll.failed += 1
-            self.say(f"study {self.journal.digest(study.uid)}: {without_identifiers(str(error))}")
+            self._trouble(poll, study, "not looked at", _told(error))
+
+    def _trouble(self, poll: Poll, study: PeerStudy, state: str, text: str) -> None:
+        digest = self.journal.digest(study.uid)
+        text = without_identifiers(text, study.patient_id, study.birth_date)
+        poll.troubles.append((digest, state, text))
+        self.say(f"study {digest}: {text}")
 
     def _look_at(self, study: PeerStudy, poll: Poll, now: float) -> None:
         images = [self._counted(one) for one in self.peer.series(study.uid) if one.modality == "CT"]
@@ -127,7 +147,9 @@ class Watch:
         if now - since < self.settings.quiet_s:
             poll.arriving += 1
             return
-        marked = self._baseline_of(study)
+        marked = self.baselines.of(
+            study, now, lambda one, text: self._trouble(poll, one, "passed over", text)
+        )
         if marked is None:
             poll.unmarked += 1
             return
@@ -141,33 +163,6 @@ class Watch:
         count = len(self.peer.instances(series))
         return PeerSeries(series.uid, series.study_uid, series.modality, count)
 
-    def _baseline_of(self, study: PeerStudy) -> Marked | None:
-        """The newest of the patient's earlier studies that a person has marked."""
-        if not study.patient_id or not study.date:
-            return None
-        found = self.peer.studies(PatientID=study.patient_id, ModalitiesInStudy="CT")
-        earlier = [one for one in found if same_patient(one, study) and one.date]
-        earlier = [one for one in earlier if (one.date, one.time) < (study.date, study.time)]
-        earlier.sort(key=lambda one: (one.date, one.time), reverse=True)
-        for between, one in enumerate(earlier):
-            marks = [mark for mark in self._marks_in(one) if mark is not None]
-            if marks:
-                # Our own copy of the marks, stored beside them, is no reason to track anew.
-                newest = max(marks, key=lambda one: (not one.copied, one.made_at, one.sop_uid))
-                return Marked(one, newest, between)
-        return None
-
-    def _marks_in(self, study: PeerStudy) -> list[Marks | None]:
-        reports = [one for one in self.peer.series(study.uid) if one.modality == "SR"]
-        marks = []
-        for series in reports:
-            folder = self.settings.work / "reports" / self.journal.digest(series.uid)
-            instances = self.peer.instances(series)
-            if instances:
-                pull_series(self.peer, series, folder, instances)
-            marks += [marks_of(folder / file_name(uid)) for uid in instances]
-        return marks
-
     def _is_due(self, job: str, now: float) -> bool:
         record = self.journal.job(job)
         if record is None:
@@ -177,6 +172,7 @@ class Watch:
                 return True
             message = f"ended the program {record.attempts} times; look into its log"
             self.journal.refuse(job, message, now)
+            self._sweep_job(self.settings.work / "jobs" / job)
             return False
         return record.state == FAILED and record.next_try <= now
 
@@ -191,20 +187,22 @@ class Watch:
     ) -> None:
         folder = self.settings.work / "jobs" / job
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = self.journal.job(job)
+        again = before is not None and before.state == FAILED
         self.journal.begin(job, now)
         try:
             run_followup(
                 self.peer, marked, study, images, self.settings.tracking, folder,
-                lambda text: self.say(f"job {job}: {text}"),
+                lambda text: self.say(f"job {job}: {without_identifiers(text)}"), again,
             )  # fmt: skip
+            if not self.settings.keep:  # before it is done: killed in between, it is done again
+                forget_images(self.peer, folder)
         except Exception as error:
             poll.failed += 1
             self._failed(job, error, (study.patient_id, study.birth_date), folder, now)
             return
         self.journal.finish(job, now)
         poll.done += 1
-        if not self.settings.keep:
-            forget_images(self.peer, folder)
         if (folder / RESULT / "result.json").is_file():  # not where the report was there before
             self.say(f"job {job}: to review it: tlt review {quote(str(folder / RESULT))}")
 
@@ -214,17 +212,29 @@ class Watch:
         """Write down a failure: final where trying again cannot help."""
         record = self.journal.job(job)
         attempts = record.attempts if record else 1
-        text = str(error) if isinstance(error, TltError) else f"internal error {_kind(error)}"
-        text = without_identifiers(text.replace(f"{folder}/", ""), *identifiers)
+        text = without_identifiers(_told(error).replace(f"{folder}/", ""), *identifiers)
         if _is_final(error) or (attempts >= MAX_ATTEMPTS and not isinstance(error, PeerError)):
             self.journal.refuse(job, text, now)
             self.say(f"job {job}: refused: {text}")
+            self._sweep_job(folder)
             return
         self.journal.fail(job, text, now)
         pause = max(record.next_try - now, 0.0) if record else 0.0
         self.say(f"job {job}: attempt {attempts} failed: {text} (again in {pause:.0f} s)")
 
-    def _list_failures(self) -> None:
+    def _sweep(self) -> None:
+        """Remove what a watch that was killed, or of an earlier version, has left of patients."""
+        shutil.rmtree(self.settings.work / REPORTS, ignore_errors=True)
+        for folder in (self.settings.work / "jobs").glob("*"):
+            record = self.journal.job(folder.name)
+            if record is not None and record.state in (DONE, REFUSED):
+                self._sweep_job(folder)
+
+    def _sweep_job(self, folder: Path) -> None:
+        if not self.settings.keep and holds_images(folder):
+            forget_images(self.peer, folder)
+
+    def _list_failures(self, poll: Poll) -> None:
         """Keep ``failures.csv`` in the working folder up to date."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -233,6 +243,8 @@ class Watch:
             writer.writerow(
                 [record.job, record.state, record.attempts, _when(record), record.message]
             )
+        for digest, state, message in poll.troubles:
+            writer.writerow([f"study {digest}", state, "", "", message])
         atomic_write(self.settings.work / "failures.csv", text.getvalue())
 
 
@@ -241,17 +253,13 @@ def sorted_by_uid(series: list[PeerSeries]) -> list[PeerSeries]:
     return sorted(series, key=lambda one: one.uid)
 
 
-def same_patient(one: PeerStudy, other: PeerStudy) -> bool:
-    """Whether two studies are of one patient: same ID, and nothing else known that differs."""
-    if one.patient_id != other.patient_id:
-        return False
-    pairs = ((one.birth_date, other.birth_date), (one.issuer, other.issuer))
-    return all(not a or not b or a == b for a, b in pairs)
-
-
 def _is_final(error: Exception) -> bool:
     """Whether the same inputs would fail again; a full disk is no fault of theirs."""
     return isinstance(error, InputError) and not isinstance(error.__cause__, OSError)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, TltError) else f"internal error {_kind(error)}"
 
 
 def _kind(error: Exception) -> str:

@@ -10,8 +10,9 @@ from tlt.recist import best, rules
 from tlt.recist.assessment import SCHEMA_VERSION, Assessment, FollowedLesion, TimePoint
 from tlt.recist.best import Visit
 from tlt.recist.criteria import Response
-from tlt.recist.entries import Entries, LesionEntry
+from tlt.recist.entries import Entries, Finding, LesionEntry
 from tlt.recist.measure import State, at_baseline, exact
+from tlt.recist.merged import whole_of
 from tlt.recist.roles import Assigned, Candidate, Part, assign, remarks
 from tlt.recist.timepoints import baseline_sum, time_points
 
@@ -91,6 +92,18 @@ def _check(result: Result, entries: Entries) -> None:
                     f"entries: {where}: {id_} has merged into {into}, which is no other lesion of "
                     "the result; correct it"
                 )
+        _check_rings(where, point.lesions)
+
+
+def _check_rings(where: str, findings: Mapping[str, Finding]) -> None:
+    """Refuse lesions that have merged into each other: none would count for the whole."""
+    into = {id_: one.merged_into for id_, one in findings.items() if one.merged_into is not None}
+    ring = [id_ for id_ in sorted(into) if whole_of(id_, into) is None]
+    if ring:
+        raise InputError(
+            f"entries: {where}: {', '.join(ring)} have merged into each other; give one of them "
+            "the diameter of the whole instead"
+        )
 
 
 def _check_merged(entries: Entries, targets: set[str]) -> None:

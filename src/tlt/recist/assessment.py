@@ -8,7 +8,7 @@ from typing import Literal
 
 from tlt.recist.criteria import Decided, Exact
 from tlt.recist.entries import Certainty
-from tlt.recist.measure import Measurement
+from tlt.recist.measure import Measurement, State
 from tlt.recist.roles import Part
 from tlt.recist.rules import Rule
 
@@ -31,6 +31,13 @@ class FollowedLesion:
     rule: Rule
     because: str
     baseline: Measurement
+
+    def needs(self, m: Measurement) -> list[str]:
+        """What a reader must do; the lesion need only be measured where its diameter counts."""
+        counts = self.part is Part.TARGET
+        if self.part is Part.NON_TARGET and self.nodal:
+            counts = m.doubtful or m.state is State.UNMEASURED
+        return [need for need in (m.needs_review, m.needs_size if counts else "") if need]
 
 
 @dataclass(frozen=True)

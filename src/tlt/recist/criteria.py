@@ -57,10 +57,14 @@ class NewLesions(str, Enum):
 
 @dataclass(frozen=True)
 class Diameter:
-    """A target at one time point: its diameter for the sum, None where it was not evaluated."""
+    """A lesion at one time point: its diameter for the sum, None where it was not evaluated.
+
+    ``parts_mm`` are those of the parts that it fell into, if it did.
+    """
 
     nodal: bool
     mm: Decimal | None
+    parts_mm: tuple[Decimal, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,12 @@ def has_grown(now_mm: Decimal, nadir_mm: Decimal) -> bool:
 
 
 def is_normal(diameter: Diameter) -> bool:
-    """Gone, or a node of normal size."""
+    """Gone, or a node of normal size, or such a node in parts, each of which is."""
     if diameter.mm is None:
         return False
-    return diameter.mm < NORMAL_NODE_MM if diameter.nodal else diameter.mm == 0
+    if not diameter.nodal:
+        return diameter.mm == 0
+    return all(mm < NORMAL_NODE_MM for mm in diameter.parts_mm or (diameter.mm,))
 
 
 def target_response(

@@ -15,7 +15,7 @@ from enum import Enum
 from tlt.io.results import Decision, LesionAtBaseline, LesionAtFollowup, Review, SizeFacts
 from tlt.lesion import Status
 from tlt.recist import rules
-from tlt.recist.criteria import NORMAL_NODE_MM, TOO_SMALL_MM, Exact, Presence
+from tlt.recist.criteria import TOO_SMALL_MM, Diameter, Exact, Presence, is_normal
 from tlt.recist.entries import Finding, Judgement, LesionEntry
 from tlt.recist.rules import Rule
 
@@ -38,6 +38,9 @@ class State(str, Enum):
     REJECTED = "rejected"
     UNCONFIRMED = "unconfirmed"
     UNMEASURED = "unmeasured"
+
+
+UNKNOWN = (State.OUT_OF_VIEW, State.NOT_EVALUABLE, State.REJECTED, State.UNCONFIRMED)
 
 
 @dataclass(frozen=True)
@@ -117,16 +120,21 @@ def unconfirmed_return(measurement: Measurement) -> Measurement:
     )
 
 
+def diameter_of(measurement: Measurement, nodal: bool) -> Diameter:
+    """What the rules know of a measurement."""
+    return Diameter(nodal, measurement.diameter_mm, measurement.parts_mm)
+
+
 def presence(measurement: Measurement, nodal: bool) -> Presence:
-    """What a measurement says of a non-target lesion."""
-    state, value = measurement.state, measurement.diameter_mm
+    """What a measurement says of a non-target lesion; nodes are judged by their short axis."""
+    state = measurement.state
     if state is State.PROGRESSION:
         return Presence.PROGRESSION
     if state is State.GONE:
         return Presence.ABSENT
-    if state in (State.OUT_OF_VIEW, State.NOT_EVALUABLE, State.REJECTED, State.UNCONFIRMED):
+    if state in UNKNOWN or (nodal and state is State.UNMEASURED):
         return Presence.NOT_EVALUABLE
-    if nodal and state is not State.MERGED and value is not None and value < NORMAL_NODE_MM:
+    if nodal and state is not State.MERGED and is_normal(diameter_of(measurement, nodal)):
         return Presence.ABSENT
     return Presence.PRESENT
 

@@ -43,6 +43,7 @@ STATE_WORDS = {
     State.UNCONFIRMED: "to confirm",
     State.UNMEASURED: "to measure",
     State.PRESENT: "to measure",
+    State.PROGRESSION: "to measure",
 }
 PRESENCE_WORDS = {
     Presence.PRESENT: "present",
@@ -124,7 +125,7 @@ def _csv_rows(a: Assessment) -> Iterator[dict[str, object]]:
         }
         for lesion, m in zip(a.lesions, point.measurements, strict=True):
             if lesion.part is not Part.NORMAL_NODE:
-                note = "; ".join([*needs(lesion, m), *([m.note] if m.note else [])])
+                note = "; ".join([*lesion.needs(m), *([m.note] if m.note else [])])
                 yield {**at, **_csv_lesion(lesion, m), **_quoted(rule_of(lesion, m), note)}
         for row in _csv_point(point):
             yield {**at, **row}
@@ -136,7 +137,7 @@ def _csv_rows(a: Assessment) -> Iterator[dict[str, object]]:
 def _csv_lesion(lesion: FollowedLesion, m: Measurement) -> dict[str, object]:
     state = m.state.value
     if lesion.part is Part.NON_TARGET:
-        state = presence(m, lesion.nodal).value
+        state = _presence(lesion, m).value
     return {
         "kind": lesion.part.value,
         "item": lesion.id,
@@ -188,17 +189,22 @@ def cell(lesion: FollowedLesion, m: Measurement) -> Cell:
     """A lesion at a time point, as the table shows it."""
     value = "" if m.diameter_mm is None else mm_text(m.diameter_mm)
     if lesion.part is Part.NON_TARGET:
-        word = PRESENCE_WORDS[presence(m, lesion.nodal)]
+        word = PRESENCE_WORDS[_presence(lesion, m)]
         text = f"{word}, {value}" if value and m.state is not State.GONE else word
     elif m.state is State.MERGED:
         text = f"with {m.merged_into}"
     else:
         text = value or STATE_WORDS.get(m.state, m.state.value)
     parts = " + ".join(mm_text(part) for part in m.parts_mm)
-    open_ = needs(lesion, m)
+    open_ = lesion.needs(m)
     rule = rule_of(lesion, m)
     why = "; ".join([f"{rule.cited}: {rule.text}", *open_, *([m.note] if m.note else [])])
     return Cell(text, parts, marks(lesion, m), why, bool(open_))
+
+
+def _presence(lesion: FollowedLesion, m: Measurement) -> Presence:
+    """What is said of a non-target, which was there at baseline, measured or not."""
+    return Presence.PRESENT if m is lesion.baseline else presence(m, lesion.nodal)
 
 
 def rule_of(lesion: FollowedLesion, m: Measurement) -> Rule:
@@ -207,15 +213,9 @@ def rule_of(lesion: FollowedLesion, m: Measurement) -> Rule:
     return rules.PRESENCE if lesion.part is Part.NON_TARGET and m.state in plain else m.rule
 
 
-def needs(lesion: FollowedLesion, m: Measurement) -> list[str]:
-    """What a reader must do; a lesion need only be measured where its diameter counts."""
-    measured = lesion.part is Part.TARGET or (lesion.nodal and m.doubtful)
-    return [need for need in (m.needs_review, m.needs_size if measured else "") if need]
-
-
 def marks(lesion: FollowedLesion, m: Measurement) -> tuple[str, ...]:
     """The marks of a lesion at a time point, in the order of the legend."""
-    uncounted = lesion.part is not Part.TARGET and m.state is State.UNMEASURED
+    uncounted = m.state is State.UNMEASURED and not lesion.needs(m)
     found = [MARKS[m.state][0]] if m.state in MARKS and not uncounted else []
     if m.state is State.MEASURED and m.by == "reader":
         found.append("r")

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from tlt.io.results import Result
+from tlt.io.results import LesionResult, Result
 from tlt.recist import criteria, rules
 from tlt.recist.assessment import FollowedLesion, NewLesion, Sums, TimePoint
 from tlt.recist.criteria import Decided, Diameter, NewLesions, Presence, Response
-from tlt.recist.entries import Certainty, Entries
-from tlt.recist.measure import Measurement, State, at_followup, presence, unconfirmed_return
+from tlt.recist.entries import Certainty, Entries, Finding
+from tlt.recist.measure import (
+    UNKNOWN,
+    Measurement,
+    State,
+    at_followup,
+    diameter_of,
+    presence,
+    unconfirmed_return,
+)
+from tlt.recist.merged import as_their_whole, merged_now, no_longer_merged
+from tlt.recist.nodes import asked_of_normal_node
 from tlt.recist.roles import Part
 
 THERE = (State.MEASURED, State.TOO_SMALL, State.SPLIT, State.PRESENT, State.UNMEASURED)
-UNKNOWN = (State.OUT_OF_VIEW, State.NOT_EVALUABLE, State.REJECTED, State.UNCONFIRMED)
+OF_A_TARGET = "unequivocal progression is said of non-targets; enter the diameter of this target"
 
 Pairs = Sequence[tuple[FollowedLesion, Measurement]]
 
@@ -77,20 +87,38 @@ def _measurements(
     before: _Before,
     number: int,
 ) -> list[Measurement]:
-    """Each lesion at this follow-up; what has merged stays so until the reader says otherwise."""
+    """Each lesion at this follow-up."""
     by_id = {lesion.id: lesion for lesion in result.lesions}
     findings = entries.at(number).lesions
-    measured = []
-    for lesion in lesions:
-        finding, last = findings.get(lesion.id), before.last.get(lesion.id)
-        if finding is None and last is not None and last.state is State.MERGED:
-            measured.append(last)
-            continue
-        found = by_id[lesion.id].followups[number - 1]
-        now = at_followup(lesion.id, lesion.nodal, found, finding)
-        back = last is not None and last.state is State.GONE and now.state in THERE
-        measured.append(unconfirmed_return(now) if back and not now.seen else now)
-    return measured
+    reviews = {id_: lesion.followups[number - 1].review for id_, lesion in by_id.items()}
+    into = merged_now(findings, before.last, reviews)
+    measured = [
+        before.last[lesion.id]
+        if lesion.id in into and lesion.id not in findings
+        else _measurement(lesion, by_id[lesion.id], findings.get(lesion.id), before, number)
+        for lesion in lesions
+    ]
+    return as_their_whole(measured, into)
+
+
+def _measurement(
+    lesion: FollowedLesion,
+    told: LesionResult,
+    finding: Finding | None,
+    before: _Before,
+    number: int,
+) -> Measurement:
+    """A lesion at this follow-up that has not merged into another at an earlier one."""
+    found, last = told.followups[number - 1], before.last.get(lesion.id)
+    now = at_followup(lesion.id, lesion.nodal, found, finding)
+    if lesion.part is Part.NORMAL_NODE:
+        return replace(now, needs_review=asked_of_normal_node(now, found, told.baseline))
+    if lesion.part is Part.TARGET and now.state is State.PROGRESSION:
+        return replace(now, needs_review=OF_A_TARGET)
+    if last is not None and last.state is State.MERGED and finding is None:
+        return no_longer_merged(now, last, found.review)
+    back = last is not None and last.state is State.GONE and now.state in THERE
+    return unconfirmed_return(now) if back and not now.seen else now
 
 
 def _time_point(
@@ -104,12 +132,13 @@ def _time_point(
 ) -> TimePoint:
     targets = [(lesion, m) for lesion, m in pairs if lesion.part is Part.TARGET]
     others = [(lesion, m) for lesion, m in pairs if lesion.part is Part.NON_TARGET]
-    diameters = [Diameter(lesion.nodal, m.diameter_mm) for lesion, m in targets]
+    diameters = [diameter_of(m, lesion.nodal) for lesion, m in targets]
     target = criteria.target_response(diameters, baseline_mm, before.nadir_mm)
     non_target = criteria.non_target_response([presence(m, x.nodal) for x, m in others])
     back = _back(targets, others) if before.complete else []
     overall = _overall(target, non_target, new, [x.id for x in back], before)
-    needs = [*_needs(targets, others), *(_inherited(before) if targets else ())]
+    needs = [f"{lesion.id}: {need}" for lesion, m in pairs for need in lesion.needs(m)]
+    needs += _inherited(before) if targets else []
     if back and overall.rule is rules.REAPPEARED and all(lesion.nodal for lesion in back):
         needs.append("only nodes are there again; image again before progression is called")
     settled = non_target.response is Response.PD or _state_of(new) is NewLesions.YES
@@ -169,25 +198,15 @@ def _overall(
 
 
 def _back(targets: Pairs, others: Pairs) -> list[FollowedLesion]:
-    """The lesions that are there: of those that are nodes, the ones that are not normal."""
-    normal = [criteria.is_normal(Diameter(x.nodal, m.diameter_mm)) for x, m in targets]
+    """The lesions that are there: of those that are nodes, the ones known not to be normal."""
     seen = [
         lesion
-        for (lesion, m), is_normal in zip(targets, normal, strict=True)
-        if m.state in THERE and not is_normal
+        for lesion, m in targets
+        if m.state in THERE
+        and not criteria.is_normal(diameter_of(m, lesion.nodal))
+        and not (lesion.nodal and m.diameter_mm is None)
     ]
     return seen + [x for x, m in others if presence(m, x.nodal) is Presence.PRESENT]
-
-
-def _needs(targets: Pairs, others: Pairs) -> list[str]:
-    """What a reader must do at this follow-up; a non-target need not be measured."""
-    needs = []
-    for lesion, m in targets:
-        needs += [f"{lesion.id}: {need}" for need in (m.needs_review, m.needs_size) if need]
-    for lesion, m in others:
-        need = m.needs_review or (m.needs_size if lesion.nodal and m.doubtful else "")
-        needs += [f"{lesion.id}: {need}"] if need else []
-    return needs
 
 
 def _inherited(before: _Before) -> list[str]:

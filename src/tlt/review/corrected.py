@@ -7,9 +7,10 @@
 | rejected | not found | as tracked: still the best estimate | none |
 | lost | not found | as tracked, or by registration alone | none |
 
-A reader may also draw the axes at follow-up; they count until the lesion is moved again, and not
-for one that is rejected or lost. The confidence stays what was computed for the tracked position:
-it is no opinion of the reader.
+To accept what was moved is to move it to the same place; `tlt.review.service` saves it so. A reader
+may also draw the axes at follow-up; they count while the lesion is where it was then, and not for
+one that is rejected or lost. The confidence stays what was computed for the tracked position: it is
+no opinion of the reader.
 """
 
 from __future__ import annotations
@@ -68,11 +69,11 @@ def _match(lesion: LesionResult, number: int, state: State) -> LesionAtFollowup:
 def _sized(found: LesionAtFollowup, lesion_id: str, number: int, state: State) -> LesionAtFollowup:
     """With the axes that a reader drew, where they still hold."""
     drawn = state.last.get((lesion_id, number, Kind.SIZE.value))
-    decided = state.decided(lesion_id, number)
     if drawn is None or found.center_mm is None:
         return found
-    moved_before = decided is not None and decided.kind is Kind.MOVED and decided.seq < drawn.seq
-    if not (decided is None or decided.kind is Kind.ACCEPTED or moved_before):
+    decided = state.decided(lesion_id, number)
+    elsewhere = state.drawn_at[lesion_id, number] != state.moved_to(lesion_id, number)
+    if elsewhere or (decided is not None and decided.kind in (Kind.REJECTED, Kind.LOST)):
         return found
     long_axis, short_axis = drawn.value["long_axis"], drawn.value["short_axis"]
     long_mm = round(math.dist(*long_axis), 3)

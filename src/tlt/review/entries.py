@@ -6,15 +6,45 @@ for: days, diameters at baseline, judgements on a lesion at a time point, and ne
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tlt.errors import InputError
+from tlt.io.files import atomic_write
 from tlt.io.results import Result
-from tlt.recist.entries import Entries
+from tlt.recist.entries import ENTRIES, Entries, to_json
 from tlt.review.state import Event, Kind, effective, replay
+
+DIGEST = ".tlt-entries.sha256"  # of the entries that a review has written into the folder
+
+
+def write_entries(entries: Entries, folder: Path) -> None:
+    """Leave the entries for `tlt recist`, and a digest that tells them from a person's own."""
+    text = to_json(entries)
+    atomic_write(folder / DIGEST, _digest(text.encode()))
+    atomic_write(folder / ENTRIES, text)
+
+
+def entries_by_hand(folder: Path) -> bool:
+    """Whether the folder has entries that no review has written, or that were changed since."""
+    try:
+        there = (folder / ENTRIES).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return (folder / DIGEST).read_text(encoding="utf-8") != _digest(there)
+    except (OSError, ValueError):
+        return True
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def entries_of(result: Result, events: Sequence[Event]) -> Entries:

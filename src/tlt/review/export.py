@@ -10,14 +10,13 @@ from pathlib import Path
 
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform
-from tlt.io.files import atomic_write
 from tlt.io.matches_csv import write_csv
 from tlt.io.output import names_in, staged
 from tlt.io.results import Result, write_json
 from tlt.io.sources import read_sources, save_sources
 from tlt.pipeline import WRITTEN, Study
-from tlt.recist.entries import ENTRIES, to_json
-from tlt.review.entries import entries_of
+from tlt.recist.entries import ENTRIES
+from tlt.review.entries import entries_by_hand, entries_of, write_entries
 from tlt.review.outlines import Outlines
 from tlt.review.shelf import Shelf
 from tlt.review.state import Event
@@ -79,9 +78,15 @@ def write_reviewed(
     sources = read_sources(folder)
     sources = replace(sources, sr_profile=sr_profile or sources.sr_profile)
     there = [name for name, pattern in PATTERNS.items() if any(folder.glob(pattern))]
-    chosen = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
-    if "recist" in chosen:
-        _check_own_entries(folder)
+    wanted = tuple(dict.fromkeys(("json", *sources.formats, *there, *formats)))
+    chosen = wanted
+    if "recist" in wanted and entries_by_hand(folder):
+        if "recist" in formats:
+            raise InputError(
+                f"{ENTRIES} in the folder was not written here, or changed since; rename it, then "
+                "export RECIST again"
+            )
+        chosen = tuple(name for name in wanted if name != "recist")  # what there is stays
     texts_only = not set(formats) - set(TEXT_FORMATS) and not _all_images(shelf)
     with staged(folder) as fresh:
         if texts_only:
@@ -93,7 +98,7 @@ def write_reviewed(
             write_study(study, fresh, chosen, _unseen, sources.sr_profile)
         if "recist" in chosen:
             _write_recist(result, events, fresh)
-        known = replace(sources, formats=chosen)
+        known = replace(sources, formats=wanted)
         if known != read_sources(folder):
             save_sources(known, fresh)
         names = sorted(path.name for path in fresh.iterdir())
@@ -136,20 +141,12 @@ def reviewed_study(result: Result, shelf: Shelf, extents: bool = False) -> Study
     return Study(volumes[0], volumes[1:], pairs, result)
 
 
-def _check_own_entries(folder: Path) -> None:
-    """Refuse to replace entries that somebody wrote by hand."""
-    if (folder / ENTRIES).is_file() and ENTRIES not in names_in(folder / WRITTEN):
-        raise InputError(
-            f"{ENTRIES} in the folder was not written here; rename it, then export RECIST again"
-        )
-
-
 def _write_recist(result: Result, events: Sequence[Event], folder: Path) -> None:
     from tlt.recist import assess, write_recist  # it draws with matplotlib
 
     entries = entries_of(result, events)
     write_recist(assess(result, entries), folder)
-    atomic_write(folder / ENTRIES, to_json(entries))
+    write_entries(entries, folder)
 
 
 def _write_texts(result: Result, folder: Path, formats: Sequence[str]) -> None:

@@ -24,14 +24,17 @@ from tlt.io.results import LesionResult, Result, SizeFacts, read_json, write_jso
 from tlt.io.sources import read_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
+from tlt.recist.entries import ENTRIES, Judgement
+from tlt.recist.roles import Part
 from tlt.review.corrected import corrected
+from tlt.review.entries import entries_by_hand
 from tlt.review.export import CONTENT, RECIST_FILES, TEXT_FORMATS, write_reviewed
 from tlt.review.link import lesion_link, rows
 from tlt.review.recist import assessed, entered, shown
 from tlt.review.shelf import Shelf, image_paths
 from tlt.review.slices import WINDOWS
-from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay
-from tlt.review.store import STORE, Store
+from tlt.review.state import Draft, Event, Kind, checked, reader_name, replay, subject
+from tlt.review.store import STORE, Store, fingerprint
 from tlt.timeline import day_of
 from tlt.volume import Volume
 
@@ -75,6 +78,11 @@ class Review:
         paths = image_paths(self.original, read_sources(folder), baseline, followups)
         self.shelf = Shelf(paths, images)
         self._write_lock, self._export_lock = threading.Lock(), threading.Lock()
+        if entries_by_hand(folder):
+            self.notices.append(
+                f"{ENTRIES} in this folder is not of this review: tlt recist uses it, this page "
+                "does not; enter here what it says and rename it, or assess by tlt recist alone"
+            )
         self.publish()
 
     def start(self) -> None:
@@ -102,7 +110,7 @@ class Review:
         self._check_inside(draft)
         if draft.kind.for_recist:
             self._check_entry(draft)
-        draft = self._measured(draft)
+        draft = self._kept(draft) or self._measured(draft)
         event = self.store.add(self.study, draft, reader_name(by), expected_version, request_id)
         return event, self._published()
 
@@ -129,8 +137,13 @@ class Review:
             return {"head": head, "error": str(error)}
 
     def publish(self) -> None:
-        """Write ``result.json`` from what is saved; raises `InputError` where that fails."""
+        """Write ``result.json`` from what is saved.
+
+        Raises:
+            InputError: that fails, or the file is of another run of the tracker.
+        """
         with self._write_lock, self.store.locked_events(self.study) as events:
+            self._check_same_run()
             if events or not (self.folder / "result.json").is_file():
                 result = corrected(self.original, replay(events))
                 write_json(result, self.folder / "result.json")
@@ -146,6 +159,7 @@ class Review:
         if unknown:
             raise InputError(f"format '{unknown[0]}': use some of {', '.join(self.formats)}")
         with self._export_lock:
+            self._check_same_run()
             # Pictures take their time: decisions are saved meanwhile, and make these files older.
             as_of = time.time()
             events = self.store.events(self.study)
@@ -178,6 +192,7 @@ class Review:
         state = replay(events)
         result = corrected(self.original, state)
         return {
+            "study": self.study,
             "head": events[-1].seq if events else 0,
             "tracker": result.software.tracker,
             "warnings": [*self.notices, *result.warnings],
@@ -233,6 +248,17 @@ class Review:
             return f"saved in review.sqlite, but not in result.json: {error}"
         return ""
 
+    def _check_same_run(self) -> None:
+        """Refuse to replace what `tlt track` has written since the review began."""
+        try:
+            there = read_json(self.folder / "result.json")
+        except (OSError, ValueError):
+            return  # missing or damaged: there is nothing to spare
+        if fingerprint(there) != fingerprint(self.original):
+            raise InputError(
+                "this folder was tracked anew; end tlt review and start it again to see that"
+            )
+
     def _check_inside(self, draft: Draft) -> None:
         """Refuse a centre outside the image, where that is known."""
         if draft.kind is not Kind.MOVED or draft.followup is None:
@@ -247,7 +273,18 @@ class Review:
         events = self.store.events(self.study)
         seq = events[-1].seq + 1 if events else 1
         after = [*events, Event(**asdict(draft), seq=seq)]
-        assessed(corrected(self.original, replay(after)), after)
+        assessment = assessed(corrected(self.original, replay(after)), after)
+        worse = (draft.value or {}).get("status") if draft.kind is Kind.FINDING else None
+        targets = {lesion.id for lesion in assessment.of(Part.TARGET)}
+        if worse == Judgement.UNEQUIVOCAL_PROGRESSION.value and draft.lesion_id in targets:
+            raise InputError(f"{draft.lesion_id} is a target; enter its diameter instead")
+
+    def _kept(self, draft: Draft) -> Draft | None:
+        """To accept a match that was moved is to say that it belongs there; None for all else."""
+        standing = replay(self.store.events(self.study)).last.get(subject(draft))
+        if draft.kind is not Kind.ACCEPTED or standing is None or standing.kind is not Kind.MOVED:
+            return None
+        return replace(draft, kind=Kind.MOVED, value=standing.value)
 
     def _days_told(self) -> list[int | None]:
         """Days from baseline by the dates of the images, for each follow-up that is read."""

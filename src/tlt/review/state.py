@@ -106,14 +106,25 @@ class State:
     Attributes:
         last: the event that decides each subject (lesion, follow-up, matter).
         versions: number of the last event of each lesion, undo included; 0 is left out.
+        drawn_at: where a reader had moved the lesion when the axes that decide were drawn, in mm
+            (LPS); None where it was as tracked.
     """
 
     last: dict[Subject, Event] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    drawn_at: dict[tuple[str, int | None], Triple | None] = field(default_factory=dict)
 
     def decided(self, lesion_id: str, followup: int) -> Event | None:
         """The event that decided on a match, if any."""
         return self.last.get((lesion_id, followup, "decision"))
+
+    def moved_to(self, lesion_id: str, followup: int | None) -> Triple | None:
+        """Where a reader has moved a match, in mm (LPS); None where it is not moved."""
+        event = self.last.get((lesion_id, followup, "decision"))
+        if event is None or event.kind is not Kind.MOVED:
+            return None
+        x, y, z = event.value["center_mm"]
+        return x, y, z
 
     def said(self, lesion_id: str, matter: Kind, followup: int | None = None) -> Any:
         """The note, role, site or nodal that a reader gave; None if none did."""
@@ -133,8 +144,13 @@ def subject(draft: Draft) -> Subject:
 
 def replay(events: Sequence[Event]) -> State:
     """The state after events in the order of their numbers."""
-    versions = {event.lesion_id: event.seq for event in events}
-    return State({subject(event): event for event in effective(events)}, versions)
+    state = State(versions={event.lesion_id: event.seq for event in events})
+    for event in effective(events):
+        state.last[subject(event)] = event
+        if event.kind is Kind.SIZE:
+            place = event.lesion_id, event.followup
+            state.drawn_at[place] = state.moved_to(*place)
+    return state
 
 
 def effective(events: Sequence[Event]) -> list[Event]:
@@ -154,13 +170,20 @@ def undo_of(events: Sequence[Event], by: str) -> Draft:
     if not own:
         raise InputError("there is nothing of yours to undo")
     event = own[-1]
-    later = [e for e in standing if e.seq > event.seq and subject(e) == subject(event)]
+    later = [e for e in standing if e.seq > event.seq and _rests_on(e, event)]
     if later:
         raise InputError(
             f"{later[-1].by} has changed {event.lesion_id} since ({later[-1].kind.value}); "
             "decide on it anew instead of undoing"
         )
     return Draft(Kind.UNDONE, event.lesion_id, event.followup, event.seq)
+
+
+def _rests_on(later: Event, event: Event) -> bool:
+    """Whether an event decides on the same as an earlier one, or was drawn where that moved it."""
+    drawn_there = event.kind is Kind.MOVED and later.kind is Kind.SIZE
+    same_match = (later.lesion_id, later.followup) == (event.lesion_id, event.followup)
+    return subject(later) == subject(event) or (drawn_there and same_match)
 
 
 def checked(draft: Draft, result: Result) -> Draft:

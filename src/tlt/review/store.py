@@ -20,7 +20,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, ForeignKey, create_engine, event, select, update
+from sqlalchemy import URL, ForeignKey, create_engine, event, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -137,7 +137,8 @@ class Store:
         """Save a draft. The same request sent again is saved once.
 
         Raises:
-            Conflict: the lesion has a later event than ``expected_version``.
+            Conflict: the lesion has an event of another reader later than ``expected_version``, or,
+                where that is 0 and the draft a new lesion, any event.
         """
         with self.session() as session:
             return _sent_before(session, request_id) or _insert(
@@ -186,9 +187,14 @@ def fingerprint(result: Result) -> str:
 def _insert(
     session: Session, study_id: int, draft: Draft, by: str, expected: int, request_id: str
 ) -> Event:
-    if draft.kind is Kind.NEW_LESION and not session.get(_Lesion, (study_id, draft.lesion_id)):
-        session.add(_Lesion(study_id=study_id, lesion_id=draft.lesion_id, version=0))
+    lesion = session.get(_Lesion, (study_id, draft.lesion_id))
+    if lesion is None and draft.kind is Kind.NEW_LESION:
+        lesion = _Lesion(study_id=study_id, lesion_id=draft.lesion_id, version=0)
+        session.add(lesion)
         session.flush()
+    if lesion is None or lesion.version < expected:
+        raise InputError("the page is older than the study; reload it")
+    _check_seen(session, study_id, draft, by, expected)
     row = _Event(
         study_id=study_id,
         lesion_id=draft.lesion_id,
@@ -201,31 +207,29 @@ def _insert(
     )
     session.add(row)
     session.flush()
-    changed = session.execute(
-        update(_Lesion)
-        .where(
-            _Lesion.study_id == study_id,
-            _Lesion.lesion_id == draft.lesion_id,
-            _Lesion.version == expected,
-        )
-        .values(version=row.seq)
-        .returning(_Lesion.version)
-    ).all()
-    if not changed:
-        raise Conflict(_last_word(session, study_id, draft.lesion_id, before=row.seq))
+    lesion.version = row.seq
     return _event(row)
 
 
-def _last_word(session: Session, study_id: int, lesion_id: str, before: int) -> Event:
-    rows = session.scalars(
+def _check_seen(session: Session, study_id: int, draft: Draft, by: str, expected: int) -> None:
+    """Raise Conflict where a reader has not seen what another one has said of the lesion.
+
+    One's own words are known: they may still be on their way when the next ones are sent. But of
+    two new lesions of one name the second is another lesion.
+    """
+    unseen = session.scalars(
         select(_Event)
-        .where(_Event.study_id == study_id, _Event.lesion_id == lesion_id, _Event.seq < before)
+        .where(
+            _Event.study_id == study_id,
+            _Event.lesion_id == draft.lesion_id,
+            _Event.seq > expected,
+        )
         .order_by(_Event.seq.desc())
     )
-    row = rows.first()
-    if row is None:
-        raise InputError("the page is older than the study; reload it")
-    return _event(row)
+    is_new = draft.kind is Kind.NEW_LESION and expected == 0
+    stranger = next((row for row in unseen if is_new or row.by != by), None)
+    if stranger is not None:
+        raise Conflict(_event(stranger))
 
 
 def _sent_before(session: Session, request_id: str) -> Event | None:

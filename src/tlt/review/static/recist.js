@@ -156,7 +156,7 @@ export class Recist {
 
   _days() {
     const { days, days_told } = this.page.state.recist;
-    if ($("days").contains(document.activeElement)) return;
+    if (typingIn("days")) return;
     $("days").replaceChildren(...days.map((day, place) => {
       const row = text("div", ""), id = `day-${place + 1}`;
       row.className = "field";
@@ -186,7 +186,7 @@ export class Recist {
         found.set(id, { ...found.get(id), ...one, id, since: found.get(id)?.since ?? place + 1, here: place + 1 === followup });
       }
     });
-    if ($("new-lesions").contains(document.activeElement)) return;
+    if (typingIn("new-lesions")) return;
     $("new-lesions").replaceChildren(...[...found.values()].map((one) => this._newItem(one)));
     $("new-none").hidden = found.size > 0;
   }
@@ -228,7 +228,10 @@ export class Recist {
       if ($("finding").value === "") $("finding-mm").value = "";
       if ($("finding").value === "diameter" && !$("finding-mm").value) {
         this._needMm(); $("finding-mm").focus();
-      } else this._enterFinding();
+      } else {
+        $("finding").blur();  // or it takes the next key for its own
+        this._enterFinding();
+      }
     });
     $("finding-mm").addEventListener("change", () => {
       if (!$("finding-mm").value.trim() && $("finding").value === "diameter") $("finding").value = "";
@@ -271,6 +274,10 @@ function baselineOf(lesion) {
 function measuredOf(match, nodal) {
   const value = nodal ? match.size?.short_mm : match.size?.long_mm;
   return value ? `${value.toFixed(1)} measured` : "not measured";
+}
+
+function typingIn(id) {
+  return $(id).contains(document.activeElement) && document.activeElement.matches("input, select");
 }
 
 function set(id, value) {

@@ -9,6 +9,9 @@ const DECISIONS = { accepted: "✓ accepted", moved: "→ moved", rejected: "✕
 const ENTRIES = { nodal: "node", finding: "RECIST entry", diameter: "diameter at baseline", new_lesion: "new lesion", day: "day" };
 const FIELDS = [40, 800];
 const POLL_MS = 4000;
+const TYPED = "input:not([type=checkbox]):not([type=range]), select, textarea";
+// Keys that go on while they are held down; a held Enter would decide on lesions that nobody saw.
+const HELD = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageUp", "PageDown", "+", "=", "-", "Tab"];
 
 const $ = (id) => document.getElementById(id);
 let state = null;
@@ -69,7 +72,9 @@ const isDecided = (one) => Boolean(one.followups[followup - 1].review);
 
 // ---- what is shown -------------------------------------------------------------------------
 
+/** Show a state, unless a newer one has come before it. */
 function show(next) {
+  if (state?.study === next.study && next.head < state.head) return;
   state = next;
   if (!state.lesions.some((one) => one.id === chosen)) chosen = null;
   showStudy(); showList(); showLesion(); showExports(); showWarnings(); recist.show();
@@ -264,7 +269,19 @@ function say(text, pendingNow = false) {
 
 // ---- what the reader does ------------------------------------------------------------------
 
+/** Whether something is being typed or picked outside of dialogs. */
+function typing() {
+  const at = document.activeElement;
+  return Boolean(at?.matches(TYPED) && at.checkVisibility() && !at.closest("dialog"));
+}
+
+/** Let go of what is being typed while it still belongs to the lesion and follow-up shown. */
+function leaveField() {
+  if (typing()) document.activeElement.blur();
+}
+
 function select(id) {
+  if (id !== chosen) leaveField();
   stopMoving();
   chosen = id;
   const one = lesion();
@@ -301,6 +318,14 @@ async function decide(kind, value = null, { of = lesion(), at = followup } = {})
   return change("/api/events", { kind, lesion_id: of.id, followup: at, value, by: reader, version: of.version });
 }
 
+/** Accept the match, or the place that another reader has moved it to; one's own move stands. */
+async function accept() {
+  const one = lesion(), review = one?.followups[followup - 1].review;
+  if (review?.decision !== "moved" || review.by !== reader) return decide("accepted");
+  say(`${one.id} stays where you moved it; u takes the move back`);
+  return true;
+}
+
 async function change(path, content) {
   try {
     const answer = await send(path, content);
@@ -324,7 +349,7 @@ async function change(path, content) {
 async function conflict(event, path, content) {
   show(await readState());
   const id = content.lesion_id;
-  if (state.lesions.some((one) => one.id === id)) select(id);
+  if (state.lesions.some((one) => one.id === id) && !typing()) select(id);
   const when = new Date(event.at).toLocaleTimeString();
   const words = `${event.by} changed ${id || "the days"} at ${when} (${ENTRIES[event.kind] || event.kind}) while you looked at it. Yours (${ENTRIES[content.kind] || content.kind}) is not saved.`;
   const close = () => { $("alert").hidden = true; };
@@ -468,6 +493,7 @@ function setPlane(name) {
 
 function setFollowup(number) {
   if (number < 1 || number > state.orders.length || number === followup) return;
+  leaveField();
   stopMoving();
   followup = number;
   panes[1].show(number, state.images[number]);
@@ -589,7 +615,7 @@ function offer3d(again = 5) {
 
 const KEYS = {
   t: () => { stopMoving(); recist.toggle(); }, w: () => (page.marking ? stopMoving() : startMarking()),
-  n: () => step(1), p: () => step(-1), a: () => decide("accepted"), r: () => { if (!$("reject").disabled) decide("rejected"); },
+  n: () => step(1), p: () => step(-1), a: accept, r: () => { if (!$("reject").disabled) decide("rejected"); },
   l: () => decide("lost"), m: () => (page.moving ? stopMoving() : startMoving()), d: () => (page.drawing ? stopMoving() : startDrawing()), u: undo, "?": () => $("help").showModal(),
   f: fit, h: () => toggle("marks", "marksShown"), k: () => toggle("linked", "linked"), c: () => lesion() && center(lesion()),
   v: () => { const names = ["axial", "coronal", "sagittal"]; setPlane(names[(names.indexOf(page.plane) + 1) % 3]); },
@@ -597,7 +623,10 @@ const KEYS = {
   "+": () => page.onZoom(1 / 1.15), "=": () => page.onZoom(1 / 1.15), "-": () => page.onZoom(1.15),
   ArrowUp: () => panes[0].sheet ? panes[0].leaf(1) : panes[1].leaf(1),
   ArrowDown: () => panes[0].sheet ? panes[0].leaf(-1) : panes[1].leaf(-1),
-  Enter: async () => { if (await decide("accepted")) step(1, true); },
+  Enter: async () => {
+    const at = noteKey();  // the reader may have gone on before the answer comes
+    if (await accept() && at === noteKey() && !typing()) step(1, true);
+  },
   Escape: stopMoving,
 };
 
@@ -617,8 +646,8 @@ function whileMoving(event) {
 
 function onKey(event) {
   const at = event.target;
-  const typing = at.checkVisibility() && at.matches("input:not([type=checkbox]):not([type=range]), select, textarea");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if ((at.checkVisibility() && at.matches(TYPED)) || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.repeat && !HELD.includes(event.key)) { event.preventDefault(); return; }
   // Without the images there is nothing to decide on.
   if (recist.shown && !"nput?[]".includes(event.key)) { if (event.key === "Escape") recist.toggle(false); return; }
   if (page.marking && event.key === "Enter") { stopMoving(); recist.askNew(); event.preventDefault(); return; }
@@ -645,7 +674,8 @@ function wire() {
   document.querySelectorAll("#planes button").forEach((item) => item.addEventListener("click", () => setPlane(item.dataset.plane)));
   $("facts").addEventListener("submit", (event) => event.preventDefault());
   const whole = (kind, value) => decide(kind, value, { at: null });
-  $("role").addEventListener("change", () => whole("role", $("role").value));
+  // A list that keeps the focus takes the next key for its own.
+  $("role").addEventListener("change", () => { $("role").blur(); whole("role", $("role").value); });
   $("site").addEventListener("change", () => whole("site", $("site").value));
   $("nodal").addEventListener("change", () => whole("nodal", $("nodal").checked));
   $("note").addEventListener("change", () => { notes[noteKey()] = $("note").value; decide("note", $("note").value); });
@@ -700,6 +730,7 @@ async function loadImage(side) {
 async function poll() {
   try {
     const next = await readState();
+    if (next.study !== state.study) { location.reload(); return; }
     const news = (key) => JSON.stringify(next[key]) !== JSON.stringify(state[key]);
     if (next.head !== state.head || news("exports") || news("recist")) {
       next.images.forEach((image, place) => { if (image.status !== "ready") next.images[place] = state.images[place]; });
