@@ -160,7 +160,8 @@ def _track(
         )
     write_json(study.result, output / "result.json")
     write_sources(output, study.baseline, study.followups, ("json",))
-    write_report(study, output / REPORT, uids, marked.studies_between + 1)
+    number = study.result.time_point + marked.studies_between + 1
+    write_report(study, output / REPORT, uids, number)
     return study.result
 
 
