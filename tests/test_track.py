@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -207,10 +207,13 @@ def test_many_lesions_are_tracked_as_one_by_one(name: str) -> None:
 
 
 # Untrained weights leave to chance which of many places is best, and what a border does to a U-Net.
-UNSTEADY = ("dlt", "vuld-lesanet", "voxelmorph")
+TRAINED: dict[str, Callable[[], System]] = {
+    name: partial(make_system, name, None, "cpu", "fp32") for name in ("dlt", "voxelmorph")
+}
+STEADY = {name: make for name, make in SYSTEMS.items() if name != "vuld-lesanet"} | TRAINED
 
 
-@pytest.mark.parametrize("name", [n for n in SYSTEMS if n not in ("affine", *UNSTEADY)])
+@pytest.mark.parametrize("name", [n for n in STEADY if n != "affine"])
 @pytest.mark.parametrize("direction", [RAS, oblique(20.0)])
 def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float, ...]) -> None:
     turned = torso_grid((100, 90, 80), (4.0, 4.0, 4.0), direction, (6.0, -4.0, 8.0))
@@ -218,8 +221,9 @@ def test_the_grids_orientation_does_not_matter(name: str, direction: tuple[float
     centers = []
     for grid in (turned, straight):
         images = {"baseline": baseline().resample(grid), "followup": followup().resample(grid)}
-        centers.append([m.center_mm for m in track(SYSTEMS[name](), **images).matches])
-    assert np.linalg.norm(np.subtract(*centers), axis=1).max() < 1.0
+        centers.append([m.center_mm for m in track(STEADY[name](), **images).matches])
+    limit_mm = 2.0 if name == "dlt" else 1.0  # half a token: the peak of its map may change place
+    assert np.linalg.norm(np.subtract(*centers), axis=1).max() < limit_mm
 
 
 @pytest.mark.parametrize("name", ["tlt", "siamrpn", "dlt", "transt"])
