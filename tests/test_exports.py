@@ -347,7 +347,10 @@ def test_time_points_go_on_from_those_of_the_report(study: Path) -> None:
     assert main(arguments) == 0
     assert time_points(study / "out" / "baseline_sr.dcm") == {"2"}
     assert time_points(study / "out" / "followup_sr.dcm") == {"3"}
-    assert read_json(study / "out" / "result.json").time_point == 2
+    result = read_json(study / "out" / "result.json")
+    assert result.time_points() == [2, 3]
+    result.followups[0].time_point = 5  # two CT studies that were not tracked lie between
+    assert result.time_points() == [2, 5]
     assert main(convert(study, "l.dcm", "ohif.dcm", "--sr-profile", "ohif")) == 0
     assert time_points(study / "ohif.dcm") == {"2"}
 

@@ -136,6 +136,18 @@ def test_a_report_that_is_never_sent_is_passed_over(pacs, settings, patient, tmp
     assert failures(settings) == []
 
 
+def test_a_report_that_came_once_is_waited_for_when_it_fails_again(pacs, settings, patient):
+    """Else the marks of an older study would stand in for it after one failure of the network."""
+    uid = pydicom.dcmread(patient.report).SOPInstanceUID
+    pacs.unsent.add(uid)
+    polls(pacs, settings, NOW, NOW + 61)
+    pacs.unsent.clear()
+    assert polls(pacs, settings, NOW + 70)[0].done == 1
+    pacs.unsent.add(uid)
+    polls(pacs, settings, NOW + 9000)
+    assert [state for state, _ in failures(settings)] == ["not looked at"]
+
+
 def test_marks_that_are_never_sent_are_no_silence(pacs, settings, patient):
     pacs.unsent.add(pydicom.dcmread(patient.report).SOPInstanceUID)
     for poll in polls(pacs, settings, NOW, NOW + 61, NOW + 122)[1:]:

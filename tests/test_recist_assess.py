@@ -261,6 +261,17 @@ def test_what_has_merged_goes_with_its_whole():
     assert overall(a)[2] is CR
 
 
+@pytest.mark.parametrize("role", [OTHER, Role.TARGET])
+def test_what_has_merged_into_a_node_goes_with_it(role):
+    """A normal node is no disease, nor is what has become a part of it."""
+    node = lesion("N", 16, found(15, 8), found(15), nodal=True, role=role)
+    part = lesion("B", 9, found(9), found(9), role=OTHER)
+    result = make_result(lesion("A", 20, gone(), gone()), node, part)
+    a = assess(result, entries({"B": merged("N")}, {}))
+    assert [p.non_target.response for p in a.time_points] == [CR, NE]
+    assert overall(a)[0] is CR
+
+
 # A lesion that comes back
 
 
@@ -314,11 +325,11 @@ def test_a_node_in_parts_is_normal_when_each_part_is(role):
 @pytest.mark.parametrize(
     ("match", "words"),
     [
-        (found(35, 30), "is not now (short axis 30.0 mm); enter it as a new lesion, or"),
+        (found(35, 30), "is not now (short axis 30.0 mm); give it the role non-target, or"),
         (found(20, 10, review="accepted"), "is not now (short axis 10.0 mm)"),
-        (found(15), "has grown (long axis 15.0 mm); measure its short axis"),
+        (found(19), "has grown (long axis 19.0 mm); measure its short axis"),
         (found(15, 9.9), ""),
-        (found(14), ""),  # as long as at baseline
+        (found(18.9), ""),  # 14 mm at baseline: within 5 mm
         (found(status="not_found"), ""),  # a normal node is not followed
     ],
 )
@@ -328,6 +339,7 @@ def test_a_normal_node_that_has_grown_is_asked_about(match, words):
     point = a.time_points[0]
     assert (overall(a), point.preliminary, a.preliminary) == ([SD], bool(words), bool(words))
     assert [words in need for need in point.needs_review] == [True] * bool(words)
+    assert not assess(result, entries({"N": {"status": "present"}})).preliminary  # it was judged
     new = {"new_lesions": [{"id": "X", "certainty": "unequivocal"}]}
     assert (overall(assess(result, entries(new))), assess(result, entries(new)).preliminary) == (
         *([PD], False),

@@ -48,8 +48,8 @@ def result():
 def test_json_holds_exactly_the_fields_of_the_contract(result):
     data = json.loads(to_json(result))
     assert list(data) == [
-        "schema_version", "coordinate_system", "software", "time_point", "baseline", "followups",
-        "lesions", "warnings",
+        "schema_version", "coordinate_system", "software", "baseline", "followups", "lesions",
+        "warnings",
     ]  # fmt: skip
     assert data["schema_version"] == 1
     assert data["coordinate_system"] == "LPS"
@@ -65,6 +65,7 @@ def test_json_holds_exactly_the_fields_of_the_contract(result):
         "size_xyz": [60, 50, 40],
         "spacing_mm": [2.0, 2.0, 3.0],
         "series_uid": "1.2.3",
+        "time_point": 0,
     }
     assert data["followups"] == [
         {
@@ -72,6 +73,7 @@ def test_json_holds_exactly_the_fields_of_the_contract(result):
             "size_xyz": [60, 50, 40],
             "spacing_mm": [2.0, 2.0, 3.0],
             "series_uid": None,
+            "time_point": 1,
             "registration": {
                 "method": "fake",
                 "seconds": 0.25,

@@ -58,7 +58,7 @@ def write_study(
         formats,
         sr_profile,
         readers,
-        study.result.time_point,
+        study.result.time_points(),
     )
     study.result.warnings.extend(remarks)
     if "json" in formats:
@@ -77,16 +77,18 @@ def write_lesions(
     formats: Sequence[str],
     sr_profile: str = "plain",
     reader: str | Sequence[str] = "",
-    time_point: int = 0,
+    time_points: Sequence[int] = (),
 ) -> list[str]:
     """Write the matches of each follow-up, a reader's corrections included, in a lesion format.
 
     Formats and files as in `write_study`; others are passed over. ``reader`` is the person who
-    decided, for the SR: one, or one for each follow-up; ``time_point`` is the baseline's. Returns
+    decided, for the SR: one, or one for each follow-up; ``time_points`` are
+    those of baseline and follow-ups, 0 and up where they are not given. Returns
     remarks on what could not be written. Raises InputError for DICOM formats where a follow-up was
     not read from DICOM.
     """
     remarks: list[str] = []
+    numbers = time_points or range(len(followups) + 1)
     readers = [reader] * len(matches) if isinstance(reader, str) else reader
     for number, (followup, found, who) in enumerate(
         zip(followups, matches, readers, strict=True), 1
@@ -94,7 +96,7 @@ def write_lesions(
         stem = folder / (f"followup{number}" if len(followups) > 1 else "followup")
         _write_points(found, followup, stem, formats)
         if "dicom-sr" in formats:
-            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, time_point + number, who)
+            write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, numbers[number], who)
         if "dicom-seg" in formats and not write_seg(found, followup, f"{stem}_seg.dcm"):
             remarks.append(
                 f"follow-up {number}: no DICOM SEG, because no lesion has an extent; "
@@ -107,7 +109,7 @@ def write_lesions(
     if "dicom-sr" in formats and baseline.series_uid is not None and matches:
         if load_references(baseline).frame_uid:
             marked = [match.lesion for match in matches[0]]
-            write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, time_point)
+            write_sr(marked, baseline, folder / "baseline_sr.dcm", sr_profile, numbers[0])
         else:
             remarks.append("baseline: no DICOM SR, because it has no Frame of Reference UID")
     return remarks

@@ -52,12 +52,16 @@ class Software(_Model):
 
 
 class Image(_Model):
-    """An image of the study: its size, spacing and where it was read from."""
+    """An image of the study: its size, spacing and where it was read from.
+
+    ``time_point`` is its number among the patient's, 0 the first baseline; earlier files lack it.
+    """
 
     path: str
     size_xyz: tuple[int, int, int]
     spacing_mm: Triple
     series_uid: str | None
+    time_point: int | None = None
 
 
 class RegistrationFacts(_Model):
@@ -160,20 +164,23 @@ class LesionResult(_Model):
 
 
 class Result(_Model):
-    """Everything that ``result.json`` says.
-
-    ``time_point`` is that of the baseline: above 0 where a DICOM SR says that it is itself a
-    follow-up. Those of the follow-ups come after it.
-    """
+    """Everything that ``result.json`` says."""
 
     schema_version: Literal[1]
     coordinate_system: Literal["LPS"]
     software: Software
-    time_point: Annotated[int, Field(ge=0)] = 0
     baseline: Image
     followups: list[Followup]
     lesions: list[LesionResult]
     warnings: list[str]
+
+    def time_points(self) -> list[int]:
+        """The number of the baseline and of each follow-up among the patient's time points."""
+        numbers = [self.baseline.time_point or 0]
+        for followup in self.followups:
+            known = followup.time_point
+            numbers.append(numbers[-1] + 1 if known is None else known)
+        return numbers
 
 
 def build_result(
@@ -202,11 +209,14 @@ def build_result(
         schema_version=SCHEMA_VERSION,
         coordinate_system="LPS",
         software=software,
-        time_point=time_point,
-        baseline=Image(path=_path(baseline, with_identifiers), **_image_fields(baseline)),
+        baseline=Image(
+            path=_path(baseline, with_identifiers), **_image_fields(baseline, time_point)
+        ),
         followups=[
-            _followup(volume, _path(volume, with_identifiers, followups), pair)
-            for volume, pair in zip(followups, pairs, strict=True)
+            _followup(volume, _path(volume, with_identifiers, followups), pair, number)
+            for number, (volume, pair) in enumerate(
+                zip(followups, pairs, strict=True), time_point + 1
+            )
         ],
         lesions=[_lesion_result(matches[0].lesion, matches) for matches in columns],
         warnings=list(warnings),
@@ -264,15 +274,16 @@ def _path(volume: Volume, whole: bool, among: Sequence[Volume] = ()) -> str:
     return volume.path if whole else "/".join(path.parts[-2 if len(above) > 1 else -1 :])
 
 
-def _image_fields(volume: Volume) -> dict[str, Any]:
+def _image_fields(volume: Volume, time_point: int) -> dict[str, Any]:
     return {
         "size_xyz": volume.grid.size_xyz,
         "spacing_mm": _rounded(volume.grid.spacing_mm, 6),
         "series_uid": volume.series_uid,
+        "time_point": time_point,
     }
 
 
-def _followup(volume: Volume, path: str, pair: PairResult) -> Followup:
+def _followup(volume: Volume, path: str, pair: PairResult, time_point: int) -> Followup:
     registration = pair.registration
     similarity = float(registration.similarity)
     facts = RegistrationFacts(
@@ -283,7 +294,8 @@ def _followup(volume: Volume, path: str, pair: PairResult) -> Followup:
         matrix=_rows4(registration.baseline_to_followup),
     )
     seconds = round(pair.seconds, 3)
-    return Followup(path=path, registration=facts, seconds=seconds, **_image_fields(volume))
+    image = _image_fields(volume, time_point)
+    return Followup(path=path, registration=facts, seconds=seconds, **image)
 
 
 def _lesion_result(lesion: Lesion, matches: Sequence[Match]) -> LesionResult:

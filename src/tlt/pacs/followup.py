@@ -158,9 +158,10 @@ def _track(
             "the images of baseline and follow-up do not carry one and the same PatientID; "
             "let the PACS's administrator look"
         )
+    number = study.result.time_points()[1] + marked.studies_between
+    study.result.followups[0].time_point = number
     write_json(study.result, output / "result.json")
     write_sources(output, study.baseline, study.followups, ("json",))
-    number = study.result.time_point + marked.studies_between + 1
     write_report(study, output / REPORT, uids, number)
     return study.result
 

@@ -88,6 +88,10 @@ class Journal:
         self._execute("REPLACE INTO studies VALUES (?, ?, ?)", study, content, now)
         return now
 
+    def forget(self, study: str) -> None:
+        """Nothing is known of a study any more."""
+        self._execute("DELETE FROM studies WHERE study = ?", study)
+
     def job(self, job: str) -> JobRecord | None:
         """The record of a job."""
         return next(iter(self._records("WHERE job = ?", job)), None)

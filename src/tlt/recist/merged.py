@@ -13,8 +13,11 @@ from decimal import Decimal
 
 from tlt.io.results import Decision, Review
 from tlt.recist import rules
+from tlt.recist.assessment import FollowedLesion
+from tlt.recist.criteria import Presence
 from tlt.recist.entries import Finding
-from tlt.recist.measure import UNKNOWN, Measurement, State
+from tlt.recist.measure import UNKNOWN, Measurement, State, presence
+from tlt.recist.roles import Part
 
 APART = (Decision.ACCEPTED, Decision.MOVED)
 
@@ -68,22 +71,29 @@ def no_longer_merged(now: Measurement, last: Measurement, review: Review | None)
     return replace(now, needs_review=why)
 
 
-def as_their_whole(measured: Sequence[Measurement], into: Mapping[str, str]) -> list[Measurement]:
-    """The measurements; what has merged is gone, or not evaluable, where its whole is."""
-    by_id = {m.lesion_id: m for m in measured}
+def as_their_whole(
+    measured: Sequence[Measurement], into: Mapping[str, str], lesions: Sequence[FollowedLesion]
+) -> list[Measurement]:
+    """The measurements of the lesions; what has merged is gone, or not evaluable, as its whole is.
+
+    A non-target lesion that has merged into a node is gone where that is normal.
+    """
+    by_id = {m.lesion_id: (m, lesion.nodal) for m, lesion in zip(measured, lesions, strict=True)}
     return [
-        _as_whole(m, by_id[whole_of(m.lesion_id, into) or m.lesion_id])
+        _as_whole(m, lesion.part, *by_id[whole_of(m.lesion_id, into) or m.lesion_id])
         if m.state is State.MERGED
         else m
-        for m in measured
+        for m, lesion in zip(measured, lesions, strict=True)
     ]
 
 
-def _as_whole(part: Measurement, whole: Measurement) -> Measurement:
-    if whole.state is State.GONE:
-        note = f"a part of {whole.lesion_id}, which is gone"
+def _as_whole(part: Measurement, followed_as: Part, whole: Measurement, nodal: bool) -> Measurement:
+    shown = presence(whole, nodal) if followed_as is Part.NON_TARGET else None
+    if whole.state is State.GONE or shown is Presence.ABSENT:
+        what = "gone" if whole.state is State.GONE else "a normal node now"
+        note = f"a part of {whole.lesion_id}, which is {what}"
         return replace(part, state=State.GONE, diameter_mm=Decimal(0), rule=rules.GONE, note=note)
-    if whole.state in UNKNOWN:
+    if whole.state in UNKNOWN or shown is Presence.NOT_EVALUABLE:
         note = f"a part of {whole.lesion_id}, which is not evaluable"
         rule = rules.NOT_EVALUABLE
         return replace(part, state=State.NOT_EVALUABLE, diameter_mm=None, rule=rule, note=note)

@@ -98,7 +98,7 @@ def _measurements(
         else _measurement(lesion, by_id[lesion.id], findings.get(lesion.id), before, number)
         for lesion in lesions
     ]
-    return as_their_whole(measured, into)
+    return as_their_whole(measured, into, lesions)
 
 
 def _measurement(
@@ -112,7 +112,7 @@ def _measurement(
     found, last = told.followups[number - 1], before.last.get(lesion.id)
     now = at_followup(lesion.id, lesion.nodal, found, finding)
     if lesion.part is Part.NORMAL_NODE:
-        return replace(now, needs_review=asked_of_normal_node(now, found, told.baseline))
+        return replace(now, needs_review=asked_of_normal_node(now, finding, found, told.baseline))
     if lesion.part is Part.TARGET and now.state is State.PROGRESSION:
         return replace(now, needs_review=OF_A_TARGET)
     if last is not None and last.state is State.MERGED and finding is None:
