@@ -32,7 +32,7 @@ from test_dicom_sr import enhanced, read_or_refused, refused
 
 from tlt.geometry import Grid
 from tlt.io.dicom_rtstruct import write_rtstruct
-from tlt.io.dicom_seg import write_seg
+from tlt.io.dicom_seg import what_seg_lacks, write_seg
 from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import read_lesions, read_with_extents
 from tlt.io.masks import on_grid
@@ -128,14 +128,16 @@ def test_shared_voxels_are_those_of_the_smaller_lesion(tmp_path: Path) -> None:
         assert voxels(other) == smaller
 
 
-def test_a_lesion_whose_voxels_are_all_shared_is_told(
-    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lesion_whose_voxels_are_all_shared_is_told(tmp_path: Path, ct: Volume) -> None:
     twins = [Lesion(name, at(ct.grid, 10, 15, 12), 20.0) for name in ("a", "b")]
     away = Lesion("c", at(ct.grid, 10, 15, 30), 20.0)
     matches = with_extents(found([*twins, away]), ct.grid)
-    assert write_seg(matches, ct, tmp_path / "seg.dcm") == ["b", "c"]
-    assert "all voxels of a are smaller lesions' too" in caplog.text
+    written = write_seg(matches, ct, tmp_path / "seg.dcm")
+    assert written == ["b", "c"]
+    assert "the DICOM SEG lacks a: all voxels there are" in what_seg_lacks(matches, written)
+    assert what_seg_lacks(matches[1:], written) == ""
+    lost = replace(matches[0], status=Status.NOT_FOUND)
+    assert what_seg_lacks([lost, replace(matches[0], extent=None)], written) == ""
     assert [x.id for x in read_lesions(tmp_path / "seg.dcm", ct)] == ["b", "c"]
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,12 +14,13 @@ import pydicom
 import pytest
 import slicerio
 from conftest import LPS, RAS, oblique, write_dicom_series
-from fakes import FakeTracker
-from marks import assert_valid, at, centroid, found, marked, series, with_extents
+from fakes import FakeTracker, PairResult
+from marks import assert_valid, at, ball, centroid, found, marked, series, with_extents
 
 from tlt.cli.main import main
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError
+from tlt.io.dicom_rtstruct import write_rtstruct
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.exports import write_lesions
 from tlt.io.images import load_volume, save_volume
@@ -248,6 +250,36 @@ def test_track_writes_dicom(study: Path, ct: Volume, capsys: pytest.CaptureFixtu
     assert [x.tracking_uid for x in read] == [x.tracking_uid for x in result.lesions]
     for name in ("result.json", "followup_points.json", "followup_points.csv"):
         assert b"SECRET" not in (study / "out" / name).read_bytes()
+
+
+def test_a_lesion_that_the_seg_lacks_is_told_in_the_result(
+    study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two lesions that were tracked to one place: the SEG has room for one of them."""
+
+    class OnePlace(FakeTracker):
+        def track_pair(self, *args: Any, **more: Any) -> PairResult:
+            pair = super().track_pair(*args, **more)
+            places = [pair.matches[n].center_mm for n in (0, 0, 2)]
+            extents = [ball(ct.grid, place, 20.0) for place in places if place]
+            pairs = zip(pair.matches, extents, strict=True)
+            return replace(pair, matches=[replace(m, extent=extent) for m, extent in pairs])
+
+    monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: OnePlace())
+    assert main(track(study, "fu", "--format", "json", "dicom-seg", "--no-size")) == 0
+    told = "follow-up 1: the DICOM SEG lacks L1: all voxels there are other lesions' too"
+    assert any(told in w for w in read_json(study / "out" / "result.json").warnings)
+    assert capsys.readouterr().err.count("lacks L1") == 1
+    assert {x.id for x in read_lesions(study / "out" / "followup_seg.dcm", ct)} == {"L 2", "L3"}
+
+
+def test_a_lesion_that_a_converted_seg_lacks_is_told(
+    study: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    twins = [Lesion(name, at(ct.grid, 10, 15, 12), 20.0) for name in ("a", "b")]
+    write_rtstruct(with_extents(found(twins), ct.grid), ct, study / "rt.dcm")
+    assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert "seg.dcm: the DICOM SEG lacks a: all voxels" in caplog.text
 
 
 def test_dicom_of_a_nifti_followup_is_refused_before_tracking(

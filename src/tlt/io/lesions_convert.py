@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -40,6 +41,8 @@ FORMATS = {
     "dicom-seg": (".dcm",),
     "dicom-rtstruct": (".dcm",),
 }
+
+log = logging.getLogger(__name__)
 
 
 def convert_lesions(
@@ -123,7 +126,7 @@ def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, 
         from tlt.io.dicom_rtstruct import write_rtstruct
 
         return len(write_rtstruct(matches, image, output, origins=origins))
-    from tlt.io.dicom_seg import write_seg
+    from tlt.io.dicom_seg import what_seg_lacks, write_seg
 
     written = write_seg(matches, image, output, origins=origins)
     if not written:
@@ -131,6 +134,9 @@ def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, 
             f"{output}: no SEG, because the lesions have no voxels of their own; "
             "convert a mask, SEG or RTSTRUCT, or use dicom-sr or dicom-rtstruct"
         )
+    lacking = what_seg_lacks(matches, written)
+    if lacking:
+        log.warning("%s: %s", output.name, lacking)
     return len(written)
 
 
