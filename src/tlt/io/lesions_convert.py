@@ -78,9 +78,9 @@ def convert_lesions(
         if to == "dicom-sr":
             from tlt.io.dicom_sr_write import write_sr
 
-            lesions, time_point = [lesion for lesion, _ in marked], read_time_point(source)
-            write_sr(lesions, image, output, sr_profile, time_point)
-            return len(lesions)
+            items = [_as_told(lesion, row) for lesion, row in marked]
+            write_sr(items, image, output, sr_profile, read_time_point(source))
+            return len(items)
         return _write_dicom(marked, image, output, to)
     lesions = [lesion for lesion, _ in marked]
     if to == "csv":
@@ -138,6 +138,17 @@ def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, 
     if lacking:
         log.warning("%s: %s", output.name, lacking)
     return len(written)
+
+
+def _as_told(lesion: Lesion, row: Row) -> Lesion | Match:
+    """A lesion; what no reader decided on stays a match: it must not pass for a person's mark."""
+    if row.status is None:
+        return lesion
+    sure = lesion.size is not None and not lesion.size.doubtful
+    return Match(
+        lesion, row.status, lesion.center_mm, row.confidence, lesion.center_mm,
+        lesion.radius_mm if sure else None, lesion.size,
+    )  # fmt: skip
 
 
 def _with_extents(marked: list[tuple[Lesion, Row]]) -> list[Match]:
