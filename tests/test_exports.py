@@ -313,7 +313,7 @@ ODD = {
 @pytest.mark.parametrize("where", ["bl", "fu"])
 def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
     study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture,
-    recwarn: pytest.WarningsRecorder, where: str,
+    recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture, where: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(pydicom.config.settings, "_writing_validation_mode", pydicom.config.IGNORE)
     write_dicom_series(ct, study / where, series="1" if where == "bl" else "2", **ODD)
@@ -322,8 +322,10 @@ def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
     monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: FakeTracker())
     formats = ("json", "dicom-sr", "dicom-rtstruct")
     assert main(track(study, "fu", "--format", *formats)) == 0
+    caplog.clear()
     assert main(convert(study, "l.csv", "rt.dcm", "--format", "dicom-rtstruct")) == 0
     assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert caplog.text.count("break the DICOM standard") == (2 if where == "bl" else 0)
     said = capfd.readouterr()
     quoted = [str(one.message) for one in recwarn]
     for text in (said.out, said.err, *quoted, (study / "out" / "result.json").read_text()):
@@ -332,6 +334,9 @@ def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
             "DICOM standard in the images")  # fmt: skip
     assert any(told in remark for remark in read_json(study / "out" / "result.json").warnings)
     assert said.err.count(told) == 1
+    assert main([*track(study, "fu", "--format", *formats), "-o", f"{study}/again"]) == 0
+    again = read_json(study / "again" / "result.json").warnings  # of a second run in one process
+    assert sum(told in remark for remark in again) == 1
     files = [study / "out" / "baseline_sr.dcm", study / "rt.dcm", study / "seg.dcm"]
     if where == "fu":
         files = [study / "out" / name for name in ("followup_sr.dcm", "followup_rtstruct.dcm")]

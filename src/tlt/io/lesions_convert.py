@@ -75,6 +75,9 @@ def convert_lesions(
     image = load_volume(baseline)
     marked = read_rows(source, image, points_in)
     if to.startswith("dicom-"):
+        from tlt.io.dicom_references import tell_emptied
+
+        tell_emptied(image)
         if to == "dicom-sr":
             from tlt.io.dicom_sr_write import write_sr
 
