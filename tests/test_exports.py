@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,18 @@ def test_a_line_that_was_corrected_in_slicer_is_the_readers(tmp_path: Path, ct: 
     (wider,) = read_lesions(edited(path, lambda m: move(m[2], 1, 0, 0, 4)), ct)
     assert wider.size is not None
     assert wider.size.by_reader
+
+
+@pytest.mark.parametrize("told", ["1,2,", "--", "1.2.3,1,1,1,1,1,1,1,1", "1,2,3", ""])
+def test_a_line_whose_description_was_damaged_is_the_readers(
+    tmp_path: Path, ct: Volume, told: str
+) -> None:
+    path = tmp_path / "l.mrk.json"
+    write_mrk_json(marked(ct.grid)[:1], path)
+    path.write_text(re.sub(r"at_mm=[-\d.,]+", f"at_mm={told}", path.read_text()))
+    (read,) = read_lesions(path, ct)
+    assert read.size is not None
+    assert read.size.by_reader
 
 
 def test_a_point_that_was_moved_in_slicer_leaves_its_diameters(
