@@ -32,7 +32,7 @@ from test_dicom_sr import enhanced, read_or_refused, refused
 
 from tlt.geometry import Grid
 from tlt.io.dicom_rtstruct import write_rtstruct
-from tlt.io.dicom_seg import write_seg
+from tlt.io.dicom_seg import what_seg_lacks, write_seg
 from tlt.io.images import load_volume, save_volume
 from tlt.io.lesions import read_lesions, read_with_extents
 from tlt.io.masks import on_grid
@@ -128,14 +128,16 @@ def test_shared_voxels_are_those_of_the_smaller_lesion(tmp_path: Path) -> None:
         assert voxels(other) == smaller
 
 
-def test_a_lesion_whose_voxels_are_all_shared_is_told(
-    tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lesion_whose_voxels_are_all_shared_is_told(tmp_path: Path, ct: Volume) -> None:
     twins = [Lesion(name, at(ct.grid, 10, 15, 12), 20.0) for name in ("a", "b")]
     away = Lesion("c", at(ct.grid, 10, 15, 30), 20.0)
     matches = with_extents(found([*twins, away]), ct.grid)
-    assert write_seg(matches, ct, tmp_path / "seg.dcm") == ["b", "c"]
-    assert "all voxels of a are smaller lesions' too" in caplog.text
+    written = write_seg(matches, ct, tmp_path / "seg.dcm")
+    assert written == ["b", "c"]
+    assert "the DICOM SEG lacks a: all voxels there are" in what_seg_lacks(matches, written)
+    assert what_seg_lacks(matches[1:], written) == ""
+    lost = replace(matches[0], status=Status.NOT_FOUND)
+    assert what_seg_lacks([lost, replace(matches[0], extent=None)], written) == ""
     assert [x.id for x in read_lesions(tmp_path / "seg.dcm", ct)] == ["b", "c"]
 
 
@@ -157,9 +159,13 @@ def test_the_memory_of_a_seg_does_not_grow_with_its_lesions(tmp_path: Path) -> N
     assert peak < 36 * volume.voxels.size / 2
 
 
-def _drift(index: int, image: pydicom.Dataset) -> None:
+def _drift(index: int, image: pydicom.Dataset, way_mm: float = 0.45) -> None:
     x, y, z = image.ImagePositionPatient
-    image.ImagePositionPatient = [x + 0.45 * index / 23, y, z]
+    image.ImagePositionPatient = [x + way_mm * index / 23, y, z]
+
+
+def _slight_drift(index: int, image: pydicom.Dataset) -> None:
+    _drift(index, image, 0.1)
 
 
 def _jitter(index: int, image: pydicom.Dataset) -> None:
@@ -167,18 +173,40 @@ def _jitter(index: int, image: pydicom.Dataset) -> None:
     image.ImagePositionPatient = [x, y, z + 0.08 * np.sin(index / 3.6)]
 
 
-@pytest.mark.parametrize(("edit", "step"), [(_drift, 2.0), (_jitter, 0.6)])
+def _on_even_steps(path: Path, grid: Grid) -> None:
+    """The SEG as programs write it that resample onto even steps: Slicer and ITK, for instance."""
+    dataset = pydicom.dcmread(path)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        plane = frame.PlanePositionSequence[0]
+        z = round(float(grid.mm_to_index([float(v) for v in plane.ImagePositionPatient])[0]))
+        plane.ImagePositionPatient = [f"{v:.4f}" for v in at(grid, z, 0, 0)]
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("even", [False, True], ids=["own positions", "even steps"])
+@pytest.mark.parametrize(
+    ("edit", "pixel", "step", "level"),
+    [
+        (_drift, 0.7, 2.0, 20),
+        (_drift, 0.46, 2.0, 20),  # a whole pixel in the last slices
+        (_slight_drift, 0.7, 2.0, 20),
+        (_jitter, 0.7, 0.6, 20),
+        (_jitter, 0.7, 0.6, 10),
+    ],
+)
 def test_slices_a_little_beside_the_grid_keep_their_voxels(
-    tmp_path: Path, edit: Callable[[int, pydicom.Dataset], None], step: float
+    tmp_path: Path, edit: Callable, pixel: float, step: float, level: int, even: bool
 ) -> None:
     """As far beside as a series may be; for a baseline that is NIfTI, too."""
-    grid = torso_grid((40, 32, 24), (0.7, 0.7, step), LPS, (5, -7, 300))
+    grid = torso_grid((40, 32, 24), (pixel, pixel, step), LPS, (5, -7, 300))
     phantom = make_phantom(grid, spheres=[(tuple(grid.center_mm), 3.0, 90.0)])
     phantom.voxels[..., 0] = -1000
     write_dicom_series(phantom, tmp_path / "ct", edit)
     volume = load_volume(tmp_path / "ct")
-    (match,) = with_extents(found([Lesion("a", at(volume.grid, 20, 15, 12), 4.0)]), volume.grid)
+    (match,) = with_extents(found([Lesion("a", at(volume.grid, level, 15, 12), 4.0)]), volume.grid)
     write_seg([match], volume, tmp_path / "seg.dcm")
+    if even:
+        _on_even_steps(tmp_path / "seg.dcm", volume.grid)
     ((_, extent),) = read_with_extents(tmp_path / "seg.dcm", volume)
     assert extent is not None
     assert match.extent is not None

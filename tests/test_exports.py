@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,12 +15,13 @@ import pydicom
 import pytest
 import slicerio
 from conftest import LPS, RAS, oblique, write_dicom_series
-from fakes import FakeTracker
-from marks import assert_valid, at, centroid, found, marked, series, with_extents
+from fakes import FakeTracker, PairResult
+from marks import assert_valid, at, ball, centroid, found, marked, series, with_extents
 
 from tlt.cli.main import main
 from tlt.cli.track import FORMATS
 from tlt.errors import InputError
+from tlt.io.dicom_rtstruct import write_rtstruct
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.exports import write_lesions
 from tlt.io.images import load_volume, save_volume
@@ -158,6 +161,18 @@ def test_a_line_that_was_corrected_in_slicer_is_the_readers(tmp_path: Path, ct: 
     assert wider.size.by_reader
 
 
+@pytest.mark.parametrize("told", ["1,2,", "--", "1.2.3,1,1,1,1,1,1,1,1", "1,2,3", ""])
+def test_a_line_whose_description_was_damaged_is_the_readers(
+    tmp_path: Path, ct: Volume, told: str
+) -> None:
+    path = tmp_path / "l.mrk.json"
+    write_mrk_json(marked(ct.grid)[:1], path)
+    path.write_text(re.sub(r"at_mm=[-\d.,]+", f"at_mm={told}", path.read_text()))
+    (read,) = read_lesions(path, ct)
+    assert read.size is not None
+    assert read.size.by_reader
+
+
 def test_a_point_that_was_moved_in_slicer_leaves_its_diameters(
     tmp_path: Path, ct: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -250,6 +265,36 @@ def test_track_writes_dicom(study: Path, ct: Volume, capsys: pytest.CaptureFixtu
         assert b"SECRET" not in (study / "out" / name).read_bytes()
 
 
+def test_a_lesion_that_the_seg_lacks_is_told_in_the_result(
+    study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two lesions that were tracked to one place: the SEG has room for one of them."""
+
+    class OnePlace(FakeTracker):
+        def track_pair(self, *args: Any, **more: Any) -> PairResult:
+            pair = super().track_pair(*args, **more)
+            places = [pair.matches[n].center_mm for n in (0, 0, 2)]
+            extents = [ball(ct.grid, place, 20.0) for place in places if place]
+            pairs = zip(pair.matches, extents, strict=True)
+            return replace(pair, matches=[replace(m, extent=extent) for m, extent in pairs])
+
+    monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: OnePlace())
+    assert main(track(study, "fu", "--format", "json", "dicom-seg", "--no-size")) == 0
+    told = "follow-up 1: the DICOM SEG lacks L1: all voxels there are other lesions' too"
+    assert any(told in w for w in read_json(study / "out" / "result.json").warnings)
+    assert capsys.readouterr().err.count("lacks L1") == 1
+    assert {x.id for x in read_lesions(study / "out" / "followup_seg.dcm", ct)} == {"L 2", "L3"}
+
+
+def test_a_lesion_that_a_converted_seg_lacks_is_told(
+    study: Path, ct: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    twins = [Lesion(name, at(ct.grid, 10, 15, 12), 20.0) for name in ("a", "b")]
+    write_rtstruct(with_extents(found(twins), ct.grid), ct, study / "rt.dcm")
+    assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert "seg.dcm: the DICOM SEG lacks a: all voxels" in caplog.text
+
+
 def test_dicom_of_a_nifti_followup_is_refused_before_tracking(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -281,7 +326,7 @@ ODD = {
 @pytest.mark.parametrize("where", ["bl", "fu"])
 def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
     study: Path, ct: Volume, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture,
-    recwarn: pytest.WarningsRecorder, where: str,
+    recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture, where: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(pydicom.config.settings, "_writing_validation_mode", pydicom.config.IGNORE)
     write_dicom_series(ct, study / where, series="1" if where == "bl" else "2", **ODD)
@@ -290,8 +335,10 @@ def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
     monkeypatch.setattr("tlt.track.Tracker.load", lambda *args: FakeTracker())
     formats = ("json", "dicom-sr", "dicom-rtstruct")
     assert main(track(study, "fu", "--format", *formats)) == 0
+    caplog.clear()
     assert main(convert(study, "l.csv", "rt.dcm", "--format", "dicom-rtstruct")) == 0
     assert main(convert(study, "rt.dcm", "seg.dcm", "--format", "dicom-seg")) == 0
+    assert caplog.text.count("break the DICOM standard") == (2 if where == "bl" else 0)
     said = capfd.readouterr()
     quoted = [str(one.message) for one in recwarn]
     for text in (said.out, said.err, *quoted, (study / "out" / "result.json").read_text()):
@@ -300,6 +347,9 @@ def test_headers_that_break_the_standard_are_emptied_and_no_reason_to_fail(
             "DICOM standard in the images")  # fmt: skip
     assert any(told in remark for remark in read_json(study / "out" / "result.json").warnings)
     assert said.err.count(told) == 1
+    assert main([*track(study, "fu", "--format", *formats), "-o", f"{study}/again"]) == 0
+    again = read_json(study / "again" / "result.json").warnings  # of a second run in one process
+    assert sum(told in remark for remark in again) == 1
     files = [study / "out" / "baseline_sr.dcm", study / "rt.dcm", study / "seg.dcm"]
     if where == "fu":
         files = [study / "out" / name for name in ("followup_sr.dcm", "followup_rtstruct.dcm")]

@@ -16,7 +16,9 @@ from tlt.cli.main import main
 from tlt.errors import InputError, UsageError
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.images import load_volume
-from tlt.lesion import Match, Status
+from tlt.io.lesions import read_lesions, read_rows
+from tlt.io.lesions_convert import convert_lesions
+from tlt.lesion import Axis, Match, Size, Status
 from tlt.pacs.baselines import same_patient
 from tlt.pacs.choose import Appearance, appearance_of, choose_series
 from tlt.pacs.journal import DONE, FAILED, OPEN, REFUSED, Journal
@@ -127,6 +129,33 @@ def test_marks_are_those_of_a_person(patient, tmp_path):
     assert marks_of(tmp_path / "read.dcm") is not None
     write_sr(LESIONS, load_volume(patient.baseline), tmp_path / "bl.dcm", time_point=0)
     assert marks_of(tmp_path / "bl.dcm") is not None
+
+
+@pytest.mark.parametrize("profile", ["plain", "ohif"])
+def test_marks_that_were_written_down_again_are_marks_at_any_time_point(patient, tmp_path, profile):
+    """A reviewed report that was converted, and the baseline of a run that goes on from it."""
+    followup = load_volume(patient.followup)
+    matches = [Match(one, Status.FOUND, one.center_mm, 0.9, one.center_mm) for one in LESIONS]
+    matches[0] = replace(matches[0], status=Status.LOW_CONFIDENCE, confidence=0.25)
+    x, y, z = LESIONS[1].center_mm
+    matches[1] = replace(matches[1], size=Size(Axis((x - 4, y, z), (x + 4, y, z))), radius_mm=4.0)
+    for reader in ("Jones", ""):
+        source, copy = tmp_path / f"read{reader}.dcm", tmp_path / f"copy{reader}.dcm"
+        write_sr(matches, followup, source, time_point=2, reader=reader)
+        convert_lesions(source, patient.followup, copy, "dicom-sr", sr_profile=profile)
+        assert pydicom.dcmread(copy).SeriesDescription == "Lesions, follow-up 2"
+        marks = marks_of(copy)
+        assert (marks is not None) == bool(reader)  # what nobody has read stays so
+        assert marks is None or (marks.copied and marks.series_uid == patient.followup_series)
+        first, second = read_lesions(source, followup), read_lesions(copy, followup)
+        assert [x.radius_mm for x in second] == pytest.approx([x.radius_mm for x in first])
+    told = [row for _, row in read_rows(tmp_path / "copy.dcm", followup)]
+    assert [row.status for row in told] == [match.status for match in matches]
+    assert [row.confidence for row in told] == pytest.approx([m.confidence for m in matches])
+    write_sr(LESIONS, followup, tmp_path / "bl.dcm", profile, time_point=2)
+    marks = marks_of(tmp_path / "bl.dcm")
+    assert marks is not None
+    assert marks.copied
 
 
 def test_other_files_hold_no_marks(patient, tmp_path):

@@ -168,13 +168,14 @@ def _check_formats(job: TrackJob) -> None:
 def _check_references(job: TrackJob, baseline: Volume, followups: Sequence[Volume]) -> None:
     """Refuse, before any work, images in which DICOM objects could not place a lesion."""
     if _dicom_formats(job):
-        from tlt.io.dicom_references import check_frame, load_references
+        from tlt.io.dicom_references import check_frame, load_references, tell_emptied
 
         for followup in followups:
             check_frame(followup)
+            tell_emptied(followup)
         marked = "dicom-sr" in job.formats and baseline.series_uid is not None
         if marked and load_references(baseline).frame_uid:
-            check_frame(baseline)
+            tell_emptied(baseline)
 
 
 def _patient_remarks(baseline: Volume, followups: Sequence[Volume]) -> list[str]:

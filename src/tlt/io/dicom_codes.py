@@ -20,6 +20,7 @@ TRACKING_ID, TRACKING_UID = "112039", "112040"
 MEASUREMENTS, MEASUREMENT_GROUP = "126010", "125007"
 TIME_POINT = "126070"  # Subject Time Point Identifier
 ALGORITHM = "111001"
+PERSON_OBSERVER = "121008"  # Person Observer Name
 COMMENT, FINDING, CENTER, IMAGE_REGION = "121106", "121071", "111010", "111030"
 
 # As OHIF looks for them: it goes by the meaning, letter case included.

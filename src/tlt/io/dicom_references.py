@@ -144,8 +144,21 @@ def check_frame(volume: Volume) -> References:
             f"{volume.path}: the images have no Frame of Reference UID, so no DICOM object can "
             "place a lesion in them; export the original series"
         )
-    _tell_emptied(str(volume.path), references.emptied)
     return references
+
+
+def tell_emptied(volume: Volume) -> None:
+    """Warn of a series' emptied elements, without their values: they tell who the patient is.
+
+    Once a series is enough, and not for every object that is written; raises as `load_references`.
+    """
+    emptied = load_references(volume).emptied
+    if emptied:
+        log.warning(
+            "%s: %s break the DICOM standard in the images and are left empty in what is written",
+            Path(str(volume.path)).name,  # no folders: they can tell who the patient is
+            ", ".join(emptied),
+        )
 
 
 def require_highdicom() -> None:
@@ -225,17 +238,6 @@ def _empty_invalid(images: Iterable[Dataset]) -> tuple[str, ...]:
                 setattr(image, keyword, None)
                 emptied.add(keyword)
     return tuple(sorted(emptied))
-
-
-@lru_cache(maxsize=64)  # once a series, and not for every object that is written
-def _tell_emptied(path: str, emptied: tuple[str, ...]) -> None:
-    """Warn of emptied elements, without their values: they tell who the patient is."""
-    if emptied:
-        log.warning(
-            "%s: %s break the DICOM standard in the images and are left empty in what is written",
-            Path(path).name,  # no folders: they can tell who the patient is
-            ", ".join(emptied),
-        )
 
 
 def _is_valid(keyword: str, value: object) -> bool:

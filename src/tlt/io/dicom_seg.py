@@ -9,7 +9,6 @@ memory for every voxel of every lesion to be written.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ from tlt.volume import Volume
 SERIES_NUMBER = 9902
 DOUBTFUL = "(doubtful)"  # in the description of a segment whose size is so
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
@@ -57,8 +54,9 @@ def write_seg(
 ) -> list[str]:
     """Write the matches that have an extent as segments; returns the ids of these lesions.
 
-    Nothing is written, and nothing returned, where no lesion that was found has one: a ball would
-    pass for a measured outline. ``image`` is the DICOM series that they lie in; ``origins`` says
+    A lesion without a voxel to itself is left out; `what_seg_lacks` tells which. Nothing is
+    written, and nothing returned, where no lesion that was found has an extent: a ball would pass
+    for a measured outline. ``image`` is the DICOM series that they lie in; ``origins`` says
     who drew each item, tlt by default. Raises InputError when the image is no DICOM series,
     UsageError when the extra ``dicom`` is not installed.
     """
@@ -73,6 +71,19 @@ def write_seg(
         segmentation = _segmentation(segments, numbers, images, sop_uid, series_uid)
         segmentation.save_as(beside, enforce_file_format=True)
     return [segment.lesion.id for segment in segments]
+
+
+def what_seg_lacks(items: Sequence[Lesion | Match], written: Sequence[str]) -> str:
+    """A remark on the outlined lesions that are not among the ids written; empty without one."""
+    given = [(lesion.id, items[count - 1]) for count, lesion in placed(items)]
+    outlined = [id_ for id_, item in given if isinstance(item, Match) and item.extent is not None]
+    lost = [id_ for id_ in outlined if id_ not in written]
+    if not lost:
+        return ""
+    return (
+        f"the DICOM SEG lacks {', '.join(lost)}: all voxels there are other lesions' too; "
+        "check whether they are one lesion; dicom-rtstruct outlines each by itself"
+    )
 
 
 def _segments(
@@ -133,11 +144,7 @@ def _painted(
         here[segments[n].extent.voxels > 0] = n + 1
         numbers[boxes[n]] = here
     kept = [s for n, s in enumerate(segments) if (numbers[boxes[n]] == n + 1).any()]
-    if len(kept) == len(segments):
-        return segments, numbers
-    lost = [s.lesion.id for s in segments if s not in kept]
-    log.warning("DICOM SEG: all voxels of %s are smaller lesions' too", ", ".join(lost))
-    return _painted(kept, levels, grid)
+    return (segments, numbers) if len(kept) == len(segments) else _painted(kept, levels, grid)
 
 
 def _box(segment: _Segment, frame_of: dict[int, int]) -> tuple[list[int], slice, slice]:

@@ -1,7 +1,7 @@
 """Lesions of a DICOM SEG, on the voxels of a baseline.
 
 A frame lies in the slice that is at its own position, which may be a little beside the even steps
-of the baseline's grid.
+of the baseline's grid, or at one of these steps, as programs write it that resample.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ def _start(
 ) -> tuple[Points, NDArray[np.float64]]:
     """The voxel (z, y, x) of a frame's first pixel, and by how much it may be no whole one.
 
+    It is counted from the grid or from the nearest slice's own position, whichever it fits better.
     Where the slices' own positions are not known, it is by what they may lie beside the grid.
     """
     start = grid.mm_to_index(first_mm)
@@ -143,7 +144,8 @@ def _start(
         return start, np.maximum(OFF_GRID, beside_mm / grid.spacing_mm[::-1])
     ways = start - grid.mm_to_index([plane.position_mm for plane in references.planes])
     level = int(np.abs(ways[:, 0]).argmin())
-    return ways[level] + (level, 0, 0), np.full(3, OFF_GRID)
+    starts = (ways[level] + (level, 0, 0), start)
+    return min(starts, key=lambda one: np.abs(one - np.round(one)).max()), np.full(3, OFF_GRID)
 
 
 def _group(keyword: str, groups: Dataset, shared: Dataset) -> Dataset:

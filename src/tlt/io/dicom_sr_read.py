@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from tlt.io.dicom_sr_items import (
 )
 from tlt.io.dicom_sr_shapes import Shapes, Skipped, shapes_of
 from tlt.io.lesion_rows import Origin, Row, triple, with_unique_ids
-from tlt.lesion import Axis, Role, Size
+from tlt.lesion import Axis, Role, Size, Status
 
 MAX_DEPTH = 20
 APART_MM = 15.0  # at least, by which marks of one Tracking UID are told to be far apart
@@ -57,10 +58,12 @@ def read_sr(dataset: Dataset, name: str, references: References | None) -> list[
             f"{name}: a SR without measurement groups (TID 1500); "
             "give a measurement report with marked lesions"
         )
+    decided = any(name_code(i) == known.PERSON_OBSERVER for i in dataset.ContentSequence)
     rows, reasons = [], Counter[str]()
     for count, items in enumerate(groups, 1):
         try:
-            rows.append(_row(items, f"{name}: measurement group {count}", references))
+            row = _row(items, f"{name}: measurement group {count}", references)
+            rows.append(row if decided else _with_status(row, items))
             _tell_apart(parts[count - 1], rows[-1], name, references)
         except Skipped as skipped:
             reasons[str(skipped)] += 1
@@ -149,6 +152,16 @@ def _origin(items: list[Dataset], size: Size | None) -> Origin:
     return Origin("SEMIAUTOMATIC" if drawn else "AUTOMATIC", "tlt")
 
 
+def _with_status(row: Row, items: list[Dataset]) -> Row:
+    """The row with what tlt said of it, if it has tracked it."""
+    said = {
+        code_of(i.get("ConceptCodeSequence")) for i in items if name_code(i) == known.STATUS.value
+    }
+    status = next((status for status in Status if status.value in said), None)
+    percent = _number(items, (known.CERTAINTY.value,), {"%": 0.01})
+    return row if status is None else replace(row, status=status, confidence=percent or 0.0)
+
+
 def _tool_and_id(identifier: str) -> tuple[str, str]:
     """The tool that a tracking identifier of Cornerstone names, and what is left as an id.
 
@@ -233,7 +246,7 @@ def _middle(axis: Axis) -> Points:
 
 
 def _number(items: list[Dataset], names: Sequence[str], factors: dict[str, float]) -> float | None:
-    """The first number of one of the names, in millimetres; None without one."""
+    """The first number of one of the names, times its unit's factor; None without one."""
     for item in items:
         if value_type(item) == "NUM" and name_code(item) in names and item.MeasuredValueSequence:
             measured = item.MeasuredValueSequence[0]

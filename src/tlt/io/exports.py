@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tlt.io import lesions, results
 from tlt.io.dicom_references import load_references
 from tlt.io.dicom_rtstruct import write_rtstruct
-from tlt.io.dicom_seg import write_seg
+from tlt.io.dicom_seg import what_seg_lacks, write_seg
 from tlt.io.dicom_sr_write import write_sr
 from tlt.io.matches_csv import write_csv
 from tlt.io.pictures import Picture, draw_pictures
@@ -97,11 +97,16 @@ def write_lesions(
         _write_points(found, followup, stem, formats)
         if "dicom-sr" in formats:
             write_sr(found, followup, f"{stem}_sr.dcm", sr_profile, numbers[number], who)
-        if "dicom-seg" in formats and not write_seg(found, followup, f"{stem}_seg.dcm"):
-            remarks.append(
-                f"follow-up {number}: no DICOM SEG, because no lesion has an extent; "
-                "dicom-rtstruct and nifti draw balls instead"
-            )
+        if "dicom-seg" in formats:
+            written = write_seg(found, followup, f"{stem}_seg.dcm")
+            lacking = what_seg_lacks(found, written)
+            if not written:
+                lacking = (
+                    "no DICOM SEG, because no lesion has an extent; "
+                    "dicom-rtstruct and nifti draw balls instead"
+                )
+            if lacking:
+                remarks.append(f"follow-up {number}: {lacking}")
         if "dicom-rtstruct" in formats and not write_rtstruct(
             found, followup, f"{stem}_rtstruct.dcm"
         ):

@@ -41,6 +41,7 @@ class Row:
         size, site, nodal, role: as in `Lesion`, where the file tells them.
         extent: its voxels (1 inside, 0 outside) on a grid of their own; None where it has none.
         origin: who drew it; a person where the file does not tell.
+        status, confidence: of what tlt has tracked and no reader decided on; None and 0 else.
     """
 
     where: str
@@ -56,6 +57,8 @@ class Row:
     role: Role = Role.UNDECIDED
     extent: Volume | None = None
     origin: Origin = Origin()
+    status: Status | None = None
+    confidence: float = 0.0
 
 
 def number(value: object, where: str, what: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -41,6 +42,8 @@ FORMATS = {
     "dicom-rtstruct": (".dcm",),
 }
 
+log = logging.getLogger(__name__)
+
 
 def convert_lesions(
     source: str | os.PathLike[str],
@@ -72,12 +75,15 @@ def convert_lesions(
     image = load_volume(baseline)
     marked = read_rows(source, image, points_in)
     if to.startswith("dicom-"):
+        from tlt.io.dicom_references import tell_emptied
+
+        tell_emptied(image)
         if to == "dicom-sr":
             from tlt.io.dicom_sr_write import write_sr
 
-            lesions, time_point = [lesion for lesion, _ in marked], read_time_point(source)
-            write_sr(lesions, image, output, sr_profile, time_point)
-            return len(lesions)
+            items = [_as_told(lesion, row) for lesion, row in marked]
+            write_sr(items, image, output, sr_profile, read_time_point(source))
+            return len(items)
         return _write_dicom(marked, image, output, to)
     lesions = [lesion for lesion, _ in marked]
     if to == "csv":
@@ -123,7 +129,7 @@ def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, 
         from tlt.io.dicom_rtstruct import write_rtstruct
 
         return len(write_rtstruct(matches, image, output, origins=origins))
-    from tlt.io.dicom_seg import write_seg
+    from tlt.io.dicom_seg import what_seg_lacks, write_seg
 
     written = write_seg(matches, image, output, origins=origins)
     if not written:
@@ -131,7 +137,21 @@ def _write_dicom(marked: list[tuple[Lesion, Row]], image: Volume, output: Path, 
             f"{output}: no SEG, because the lesions have no voxels of their own; "
             "convert a mask, SEG or RTSTRUCT, or use dicom-sr or dicom-rtstruct"
         )
+    lacking = what_seg_lacks(matches, written)
+    if lacking:
+        log.warning("%s: %s", output.name, lacking)
     return len(written)
+
+
+def _as_told(lesion: Lesion, row: Row) -> Lesion | Match:
+    """A lesion; what no reader decided on stays a match: it must not pass for a person's mark."""
+    if row.status is None:
+        return lesion
+    sure = lesion.size is not None and not lesion.size.doubtful
+    return Match(
+        lesion, row.status, lesion.center_mm, row.confidence, lesion.center_mm,
+        lesion.radius_mm if sure else None, lesion.size,
+    )  # fmt: skip
 
 
 def _with_extents(marked: list[tuple[Lesion, Row]]) -> list[Match]:

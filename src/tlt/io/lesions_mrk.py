@@ -253,7 +253,10 @@ def _line(markup: dict, points: list[tuple[str, dict]], where: str, frame: str) 
 def _home(said: str, ends_mm: np.ndarray) -> np.ndarray | None:
     """The lesion's centre when tlt measured a line; None for one that a reader drew or changed."""
     told = re.match(rf"{MEASURED}(?:{DOUBTFUL})?; at_mm=([-\d.,]+)$", said)
-    values = np.array([float(value) for value in told[1].split(",")]) if told else np.empty(0)
+    try:
+        values = np.array([float(value) for value in told[1].split(",")]) if told else np.empty(0)
+    except ValueError:  # a description that was changed by hand
+        return None
     if values.shape != (9,) or np.abs(values[:6] - ends_mm).max() > SAME_MM:
         return None
     return values[6:]

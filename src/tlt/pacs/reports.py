@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
 
-from tlt.io.dicom_codes import MEASUREMENT_GROUP
+from tlt.io.dicom_codes import MEASUREMENT_GROUP, PERSON_OBSERVER, STATUS
 from tlt.io.dicom_sr_write import MANUFACTURER, write_sr
 from tlt.pacs.privacy import quiet_libraries
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tlt.pipeline import Study
 
 REPORT_TITLE = "126000"  # DCM, Imaging Measurement Report
-PERSON_OBSERVER = "121008"  # DCM, Person Observer Name
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage)
 
 
@@ -64,7 +63,8 @@ def marks_of(path: Path) -> Marks | None:
                 return None
             by_person = any(_is(one, PERSON_OBSERVER) for one in items)
             ours = report.get("Manufacturer") == MANUFACTURER and not by_person
-            if ours and not _is_baseline(report):
+            # Marks that tlt wrote down again came from a person; what it tracked has a status.
+            if ours and any(_is(one, STATUS.value) for one in items):
                 return None
             made_at = f"{report.get('ContentDate') or ''}{report.get('ContentTime') or ''}"
             return Marks(str(report.SOPInstanceUID), _ct_series(report), made_at, ours)
@@ -105,11 +105,6 @@ def _items(node: Dataset) -> Iterator[Dataset]:
 def _is(item: Dataset, code: str) -> bool:
     names = item.get("ConceptNameCodeSequence") or ()
     return any(name.get("CodeValue") == code for name in names)
-
-
-def _is_baseline(report: Dataset) -> bool:
-    """Whether `tlt` wrote down the marks of a baseline, which came from a person."""
-    return "baseline" in str(report.get("SeriesDescription") or "")
 
 
 def _ct_series(report: Dataset) -> str | None:
