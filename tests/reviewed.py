@@ -10,7 +10,7 @@ import numpy as np
 from conftest import write_dicom_series
 from fakes import GRID, SHIFT_MM, ball_volume, make_match, make_pair
 
-from tlt.geometry import AffineTransform
+from tlt.geometry import AffineTransform, Grid
 from tlt.io.images import load_volume, save_volume
 from tlt.io.matches_csv import write_csv
 from tlt.io.results import Result, Software, build_result, write_json
@@ -18,6 +18,7 @@ from tlt.io.sources import write_sources
 from tlt.lesion import Status
 from tlt.pipeline import WRITTEN
 from tlt.registration.result import Registration
+from tlt.volume import Volume
 
 # In the middle of slices, so that a click in a slice can hit them.
 LESIONS = [
@@ -31,14 +32,18 @@ SOFTWARE = Software(version="1", tracker="fake", model=None, weights_sha256=None
 TRANSFORM = AffineTransform(np.eye(3), np.array(SHIFT_MM) + 3.0)
 
 
-def make_folder(root: Path, visits: int = 1, dicom: bool = False) -> Path:
+def make_folder(
+    root: Path, visits: int = 1, dicom: bool = False, grid: Grid = GRID, suffix: str = ".nii.gz"
+) -> Path:
     """Images in ``root`` and a folder of results of them: L1 found, L2 doubtful, L3 out of view.
 
-    The same follow-up image serves for several visits.
+    The same follow-up image serves for several visits. On another grid they are noisy.
     """
-    paths = [root / name for name in (("bl", "fu") if dicom else ("bl.nii.gz", "fu.nii.gz"))]
+    paths = [root / name for name in (("bl", "fu") if dicom else (f"bl{suffix}", f"fu{suffix}"))]
     for path, shift in zip(paths, ((0.0, 0.0, 0.0), SHIFT_MM), strict=True):
         balls = ball_volume(LESIONS, shift, GRID)
+        if grid is not GRID:
+            balls = noisy(balls.resample(grid, fill=-1000.0))
         if dicom:
             number, date = ("1", "20240101") if path.name == "bl" else ("2", "20240226")
             write_dicom_series(balls, path, series=number, AcquisitionDate=date)
@@ -53,6 +58,12 @@ def make_folder(root: Path, visits: int = 1, dicom: bool = False) -> Path:
     (folder / WRITTEN).write_text('["matches.csv", "result.json"]')
     write_sources(folder, baseline, [followup] * visits, ("json", "csv"))
     return folder
+
+
+def noisy(volume: Volume) -> Volume:
+    """The volume with the noise of a CT, which compresses badly."""
+    noise = np.random.default_rng(0).normal(0, 15, volume.voxels.shape).astype(np.float32)
+    return replace(volume, voxels=np.rint(volume.voxels + noise).astype(np.int16))
 
 
 def make_result(baseline, followup, visits: int = 1) -> Result:
