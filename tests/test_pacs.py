@@ -23,8 +23,8 @@ from tlt.pacs.baselines import same_patient
 from tlt.pacs.choose import Appearance, appearance_of, choose_series
 from tlt.pacs.journal import DONE, FAILED, OPEN, REFUSED, Journal
 from tlt.pacs.peer import OurSide, PeerSeries, PeerStudy, checked_uid
-from tlt.pacs.privacy import digest, quiet_libraries, without_identifiers
 from tlt.pacs.reports import marks_of, report_uids
+from tlt.privacy import digest, quiet_libraries, without_identifiers
 
 AXIAL = Appearance((0.0, 0.0, 1.0), 2.0, "B30f", True)
 

@@ -152,15 +152,13 @@ def watch(
         str, typer.Option(metavar="NAME", help="Which tracker; see tlt trackers.")
     ] = "tlt",
     model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME_OR_PATH", help="Weights of the tracker."),
+        str | None, typer.Option(metavar="NAME_OR_PATH", help="Weights of the tracker.")
     ] = None,
     device: Annotated[
         str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
     keep: Annotated[
-        bool,
-        typer.Option("--keep", help="Keep images and reports of finished jobs."),
+        bool, typer.Option("--keep", help="Keep images and reports of finished jobs.")
     ] = False,
     aet: OurTitle = None,
     connect_timeout: ConnectTimeout = 10.0,

@@ -27,8 +27,8 @@ from tlt.errors import InputError, UsageError
 from tlt.geometry import Grid, Points, Triple
 from tlt.io.dicom import open_series
 from tlt.io.dicom_files import is_dicom
-from tlt.pacs.privacy import quiet_libraries
 from tlt.pacs.source import is_peer_source
+from tlt.privacy import quiet_libraries
 from tlt.volume import Volume
 
 ALMOST = 1e-2  # of a voxel: a point counts as lying in a slice

@@ -30,7 +30,7 @@ from tlt.io.outlines import (
     measure_outlines,
 )
 from tlt.lesion import Lesion, Match
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 from tlt.volume import Volume
 
 COLORS = ((230, 60, 50), (60, 160, 230), (250, 180, 40), (90, 190, 90), (190, 90, 200))

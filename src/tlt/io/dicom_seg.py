@@ -27,7 +27,7 @@ from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import Origin, origin_of, placed
 from tlt.io.masks import on_grid
 from tlt.lesion import Lesion, Match
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 from tlt.volume import Volume
 
 SERIES_NUMBER = 9902

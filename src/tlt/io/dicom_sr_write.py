@@ -25,7 +25,7 @@ from tlt.io.dicom_sr_groups import Groups, comment, time_point_name
 from tlt.io.files import atomic_path
 from tlt.io.lesion_rows import placed
 from tlt.lesion import Lesion, Match
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 from tlt.volume import Volume
 
 if TYPE_CHECKING:

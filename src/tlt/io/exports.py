@@ -82,10 +82,9 @@ def write_lesions(
     """Write the matches of each follow-up, a reader's corrections included, in a lesion format.
 
     Formats and files as in `write_study`; others are passed over. ``reader`` is the person who
-    decided, for the SR: one, or one for each follow-up; ``time_points`` are
-    those of baseline and follow-ups, 0 and up where they are not given. Returns
-    remarks on what could not be written. Raises InputError for DICOM formats where a follow-up was
-    not read from DICOM.
+    decided, for the SR: one, or one for each follow-up; ``time_points`` are those of baseline and
+    follow-ups, 0 and up where they are not given. Returns remarks on what could not be written.
+    Raises InputError for DICOM formats where a follow-up was not read from DICOM.
     """
     remarks: list[str] = []
     numbers = time_points or range(len(followups) + 1)

@@ -13,7 +13,7 @@ import pydicom
 from tlt.errors import InputError
 from tlt.io.dicom import MIN_SIZE
 from tlt.pacs.peer import PeerSeries
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 
 MAX_TURN_DEGREES = 25.0  # of the slices: beyond it, another plane (coronal, sagittal)
 ALIKE = 1.5  # thicknesses within this factor count as the same

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlt.errors import InputError, UsageError
-from tlt.pacs.privacy import digest
+from tlt.privacy import digest
 
 FILE = "journal.sqlite"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0

@@ -22,7 +22,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from tlt.errors import InputError, PeerError, TltError, UsageError
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 
 MAX_RESULTS = 20_000  # of a search; more is no search for one patient
 LOCAL = ("localhost", "127.0.0.1", "::1")

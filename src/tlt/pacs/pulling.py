@@ -12,7 +12,7 @@ from tlt.errors import InputError, PeerError
 from tlt.io.dicom_files import read_header
 from tlt.io.files import atomic_write
 from tlt.pacs.peer import Peer, PeerSeries, persistently
-from tlt.pacs.privacy import digest, quiet_libraries
+from tlt.privacy import digest, quiet_libraries
 
 LEFT_OVER = re.compile(r"\.[0-9a-f]{8}\.[0-9a-f]{32}\.dcm")  # of `atomic_path`, after a kill
 NAME_LENGTH = 10

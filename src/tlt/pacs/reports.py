@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, generate_uid
 
 from tlt.io.dicom_codes import MEASUREMENT_GROUP, PERSON_OBSERVER, STATUS
 from tlt.io.dicom_sr_write import MANUFACTURER, write_sr
-from tlt.pacs.privacy import quiet_libraries
+from tlt.privacy import quiet_libraries
 
 if TYPE_CHECKING:
     from tlt.pipeline import Study

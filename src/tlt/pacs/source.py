@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tlt.errors import InputError, UsageError
 from tlt.io.sources import SOURCES, read_sources, save_sources
-from tlt.pacs.privacy import digest
+from tlt.privacy import digest
 
 if TYPE_CHECKING:
     from tlt.pipeline import TrackJob

@@ -30,7 +30,7 @@ from tlt.pacs.followup import (
 )
 from tlt.pacs.journal import DONE, FAILED, MAX_ATTEMPTS, OPEN, REFUSED, JobRecord, Journal
 from tlt.pacs.peer import Peer, PeerSeries, PeerStudy
-from tlt.pacs.privacy import without_identifiers
+from tlt.privacy import without_identifiers
 
 LONGEST_WAIT_S = 600.0
 REPORTS = "reports"  # folder of the report that is being read
