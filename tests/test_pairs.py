@@ -17,6 +17,7 @@ from tlt.data.pairs import PairConfig, TrainingPair, _draw_crops, draw_prior, dr
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError
 from tlt.geometry import Grid
+from tlt.lesion import Lesion
 from tlt.training.config import TrainConfig
 from tlt.training.samples import TrainingPairs
 from tlt.volume import AIR_HU, Volume
@@ -101,6 +102,35 @@ def test_template_at_the_prior_and_search_at_the_truth_look_alike() -> None:
     likeness = [np.corrcoef(reference, np.concatenate(v))[0, 1] for v in (at_truth, unmoved, away)]
     assert likeness[0] > 0.9
     assert likeness[0] > max(likeness[1:]) + 0.03
+
+
+def test_a_lesion_that_the_ct_holds_is_marked_where_it_lies_in_both_crops() -> None:
+    """A ball of metal in the CT: nothing else is as bright, and nothing was painted."""
+    volume = make_phantom(torso_grid((112, 80, 60), (3.0, 3.25, 4.0)))
+    middle = np.add(volume.grid.center_mm, (20.0, -10.0, 0.0))
+    zyx = np.moveaxis(np.indices(volume.voxels.shape), 0, -1)
+    ball = np.linalg.norm(volume.grid.index_to_mm(zyx) - middle, axis=-1) < 30
+    lesion = Lesion("L", tuple(middle.tolist()), 30.0)
+    elsewhere = Lesion("far", tuple((middle + 900).tolist()), 15.0)
+    metal = Volume(np.where(ball, 3000, volume.voxels).astype(np.int16), volume.grid)
+    anatomy = Anatomy(metal, (lesion, elsewhere))
+    config, met = replace(EASY, lesions=0, decoys=0.0, surroundings=0.0, circles=0.0), 0
+    for seed in range(40):
+        pair = draw_training_pair(np.random.default_rng(seed), anatomy, config)
+        assert len(pair.marks_mm) <= 1  # the other reaches into no crop
+        crops = (pair.template, pair.template_origin_mm), (pair.search, pair.search_origin_mm)
+        for crop, centers in enumerate((pair.marks_mm, pair.marks_truth_mm)):
+            bright = as_volume(*crops[crop])
+            if not len(centers):
+                assert bright.voxels.max() < 2000
+            elif pair.marks_seen[0, crop]:
+                met += 1
+                around = centers.numpy() + 20 * np.array([*np.eye(3), *-np.eye(3)])
+                here = bright.sample(np.concatenate([centers.numpy(), around]))
+                assert here[0] > 2000
+                assert np.all((here > 2000) | (here == AIR_HU))  # the view may end nearby
+                assert pair.marks_radius_mm[0, crop] == 30
+    assert met >= 2
 
 
 def test_the_crops_place_says_nothing_about_the_truth() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from tests.test_train import tiny_config
 from tlt.errors import UsageError
+from tlt.io.images import load_volume
 from tlt.training.samples import TrainingPairs
 
 
@@ -43,6 +45,28 @@ def test_pairs_of_another_recipe_are_refused(ct_folder: Path, tmp_path: Path) ->
     TrainingPairs(tiny_config(tmp_path / "other", **values | {"steps": 5}))
     with pytest.raises(UsageError, match="holds other pairs"):
         TrainingPairs(tiny_config(tmp_path / "run", **values, seed=9))
+
+
+def test_lesions_listed_beside_the_cts_are_marked_and_make_other_pairs(
+    ct_folder: Path, tmp_path: Path
+) -> None:
+    """The middle of each phantom is listed as a lesion."""
+    folder = tmp_path / "cts"
+    shutil.copytree(ct_folder, folder)
+    config = tiny_config(tmp_path / "run", data=folder, steps=4, cache=tmp_path / "cache")
+    plain = [TrainingPairs(config)[index] for index in range(4)]
+    middles = [load_volume(folder / f"p{seed}.nii.gz").grid.center_mm for seed in (0, 1)]
+    lines = [f"p{n},L{n},{x},{y},{z},LPS,500,node" for n, (x, y, z) in enumerate(middles)]
+    head = "volume,lesion_id,x,y,z,coordinate_system,radius_mm,label"
+    (folder / "lesions.csv").write_text("\n".join([head, *lines]) + "\n")
+    with pytest.raises(UsageError, match="holds other pairs"):
+        TrainingPairs(config)
+    pairs = TrainingPairs(config.model_copy(update={"cache": None}))
+    for index, before in enumerate(plain):
+        pair = pairs[index]
+        assert torch.equal(pair.search.round(), before.search)
+        assert len(pair.marks_mm) == len(before.marks_mm) + 1
+        assert pair.marks_radius_mm.max() == 500
 
 
 def test_pairs_of_another_simulator_are_refused(ct_folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from tlt.data.dls import DLSPair, dls_row, read_dls
 from tlt.data.followup import Study, StudyRange, Truth, simulate_study
+from tlt.data.known import known_lesions
 from tlt.data.marked import (
     dls_groups,
     dls_study,
@@ -21,8 +21,8 @@ from tlt.data.marked import (
     pair_patient,
 )
 from tlt.errors import InputError, ModelError, TltError, UsageError
-from tlt.io.images import ct_files, load_volume
-from tlt.lesion import Lesion, Match
+from tlt.io.images import ct_files, ct_name, load_volume
+from tlt.lesion import Match
 from tlt.metrics import LesionRow
 from tlt.registration.result import Registration
 from tlt.track import PairResult, Tracker, register_pair
@@ -112,23 +112,8 @@ def simulated_cases(
 
 def read_cts(folder: Path) -> list[tuple[str, Volume]]:
     """(patient, volume) of every CT of a folder, the largest first; label files are left out."""
-    volumes = [(path.name.removesuffix(".nii.gz"), load_volume(path)) for path in ct_files(folder)]
+    volumes = [(ct_name(path), load_volume(path)) for path in ct_files(folder)]
     return sorted(volumes, key=lambda item: -float(np.prod(item[1].grid.extent_mm)))
-
-
-def known_lesions(folder: Path) -> dict[str, list[Lesion]]:
-    """Real lesions by CT, from ``lesions.csv`` in the folder or above it; empty without one."""
-    places = [place / "lesions.csv" for place in (folder, folder.parent)]
-    path = next((place for place in places if place.is_file()), None)
-    lesions: dict[str, list[Lesion]] = {}
-    if path is None:
-        return lesions
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            center = (float(line["x"]), float(line["y"]), float(line["z"]))
-            lesion = Lesion(line["lesion_id"], center, float(line["radius_mm"]), line["label"])
-            lesions.setdefault(line["volume"], []).append(lesion)
-    return lesions
 
 
 def evaluate(

@@ -17,10 +17,11 @@ import SimpleITK as sitk
 
 from tlt import sizing
 from tlt.data.followup import Study, StudyRange
+from tlt.data.known import known_lesions
 from tlt.data.sized import SizedLesion, label_masks, sized_lesions
 from tlt.diameters import measure_extent
 from tlt.errors import TltError
-from tlt.evaluate import Report, known_lesions, simulated_cases
+from tlt.evaluate import Report, simulated_cases
 from tlt.growing import grow
 from tlt.io.cuts import nearby
 from tlt.io.files import atomic_write

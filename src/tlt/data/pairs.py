@@ -23,6 +23,7 @@ from tlt.data.simulate import Anatomy, PairParameters, Rendered, draw_pair, rend
 from tlt.data.view import Circle, draw_box, pad_outside, within_box
 from tlt.errors import InputError
 from tlt.geometry import AffineTransform, Grid, Points
+from tlt.lesion import Lesion
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class TrainingPair:
             places in the template), their true places in the search crop, their radii.
         anchors_mm, anchors_truth_mm: (M, 3) places in the template and in the search crop.
         marks_mm, marks_truth_mm: (P, 3) places, in template and search crop, of all that was
-            painted, lesions and what looks like one; of marked pairs the lesions, as large in both.
+            painted, lesions and what looks like one, and of the CT's own lesions that reach into
+            a crop; of marked pairs the lesions, as large in both.
         marks_radius_mm, marks_seen: (P, 2) radius, and whether it shows, in each of the crops.
     """
 
@@ -217,8 +219,8 @@ def _draw_from(
     known = np.concatenate(sites)
     try:
         truth = pair.motion.baseline_to_followup(known)
-        painted = (lesions + old, later + decoys)
-        marks = _marks(pair, cut, painted, (template_seen, search_seen))
+        marked = (lesions + old + anatomy.lesions, later + decoys + anatomy.lesions)
+        marks = _marks(pair, cut, marked, (template_seen, search_seen))
     except ArithmeticError:
         return None
     prior = cut.prior(known)
@@ -251,15 +253,17 @@ def _draw_from(
 def _marks(
     pair: PairParameters,
     cut: _Crops,
-    painted: tuple[tuple[InsertedLesion, ...], ...],
+    marked: tuple[tuple[InsertedLesion | Lesion, ...], ...],
     seen: tuple[tuple[NDArray[np.bool_], ...], ...],
 ) -> dict[str, Tensor]:
-    """What was painted into template and search crop; the same baseline place is the same thing.
+    """What is marked in template and search crop; the same baseline place is the same thing.
+
+    A lesion that reaches into neither of the crops is left out.
 
     Raises:
         ArithmeticError: a place at which the motion cannot be inverted.
     """
-    sizes = [{lesion.center_mm: lesion.radius_mm for lesion in one} for one in painted]
+    sizes = [{lesion.center_mm: lesion.radius_mm for lesion in one} for one in marked]
     sites = list(dict.fromkeys([*sizes[0], *sizes[1]]))
     known = np.array(sites).reshape(-1, 3)
     truth = pair.motion.baseline_to_followup(known)
@@ -270,12 +274,21 @@ def _marks(
     ]
     there = np.array([[site in size for size in sizes] for site in sites], bool).reshape(-1, 2)
     radius = np.array([[size.get(site, 0.0) for size in sizes] for site in sites]).reshape(-1, 2)
+    largest = radius.max(1, initial=0.0)
+    near = _reaches(cut.template, prior, largest) | _reaches(cut.search, truth, largest)
     return {
-        "marks_mm": as_tensor(prior),
-        "marks_truth_mm": as_tensor(truth),
-        "marks_radius_mm": as_tensor(radius),
-        "marks_seen": torch.from_numpy(np.stack(shown, -1) & there),
+        "marks_mm": as_tensor(prior[near]),
+        "marks_truth_mm": as_tensor(truth[near]),
+        "marks_radius_mm": as_tensor(radius[near]),
+        "marks_seen": torch.from_numpy((np.stack(shown, -1) & there)[near]),
     }
+
+
+def _reaches(grid: Grid, points_mm: Points, radius_mm: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which balls, points (N, 3) and radii (N,), reach into a crop."""
+    low, high = grid.bounds_mm()
+    inner = np.clip(points_mm, low, high)
+    return np.linalg.norm(points_mm - inner, axis=1) <= radius_mm
 
 
 def _in_circle(circle: Circle | None, points_mm: Points) -> NDArray[np.bool_]:

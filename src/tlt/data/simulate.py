@@ -6,6 +6,7 @@ voxels on any grid without further chance. Training crops and whole follow-ups s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -30,16 +31,21 @@ from tlt.data.sliding import find_pleura
 from tlt.data.surroundings import Surroundings, body_mask, draw_surroundings
 from tlt.data.view import draw_circle
 from tlt.geometry import Grid, Points
+from tlt.lesion import Lesion
 from tlt.volume import AIR_HU, Volume
 
 COARSE_MM, FINE_MM = 8.0, 4.0
 
 
 class Anatomy:
-    """A real CT as the simulator reads it: density, body and lungs at any LPS points."""
+    """A real CT as the simulator reads it: density, body and lungs at any LPS points.
 
-    def __init__(self, volume: Volume) -> None:
+    ``lesions`` are those it is known to hold; pairs for training mark them (`tlt.data.pairs`).
+    """
+
+    def __init__(self, volume: Volume, lesions: Sequence[Lesion] = ()) -> None:
         self.name = volume.path or "a CT"
+        self.lesions = tuple(lesions)
         self.grid = volume.grid
         self._density = torch.from_numpy(volume.voxels.astype(np.float32) - AIR_HU)[None, None]
         coarse = volume.resample(volume.grid.resampled(COARSE_MM))

@@ -78,6 +78,11 @@ def ct_files(folder: Path) -> list[Path]:
     return files
 
 
+def ct_name(path: Path) -> str:
+    """What a file of `ct_files` is called in lists: its name without the ending."""
+    return path.name.removesuffix(".nii.gz")
+
+
 def read_image(path: str | os.PathLike[str]) -> sitk.Image:
     """The 3-D, one-channel image of a NIfTI, NRRD or MHA/MHD file, of whatever modality.
 

@@ -19,11 +19,12 @@ from torch.utils.data import Dataset, get_worker_info
 from tlt.data.deeplesion import TRAINING, VALIDATION
 from tlt.data.dls import read_dls
 from tlt.data.followup import Study
+from tlt.data.known import known_lesions
 from tlt.data.marked import cut_marked_pair, dls_groups, dls_study, folder_study, pair_folders
 from tlt.data.pairs import PairConfig, TrainingPair, draw_training_pair
 from tlt.data.simulate import Anatomy
 from tlt.errors import InputError, TltError, UsageError
-from tlt.io.images import ct_files, load_volume
+from tlt.io.images import ct_files, ct_name, load_volume
 from tlt.registration.affine import register_affine
 from tlt.registration.result import Registration
 from tlt.training.annotated_samples import AnnotatedVolumes, kept
@@ -39,17 +40,22 @@ VALIDATION_SEED = 10**6
 
 
 class Anatomies:
-    """The CTs of a folder, label files aside, read when one is asked for."""
+    """The CTs of a folder, label files aside, with their known lesions; read when asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = ct_files(folder)
+        known = known_lesions(folder)
+        self.lesions = {name: known.get(name, []) for name in map(ct_name, self.paths)}
         self._read: dict[int, Anatomy] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Anatomy:
-        return kept(self._read, index, lambda: Anatomy(load_volume(self.paths[index])), CHECKED)
+        return kept(self._read, index, lambda: self._anatomy(self.paths[index]), CHECKED)
+
+    def _anatomy(self, path: Path) -> Anatomy:
+        return Anatomy(load_volume(path), self.lesions[ct_name(path)])
 
 
 class MarkedStudies:
@@ -115,10 +121,10 @@ class TrainingPairs(Dataset):
     def __init__(self, config: TrainConfig, processes: int = 1) -> None:
         self.config, self.cut = config, config.cut
         self.pairs_a_step = config.accumulate * processes
+        self.anatomies, self.marked = _opened(config, "data", "marked")
         self.cache = (
             None if config.cache is None else PairCache(config.cache, _recipe(config, self))
         )
-        self.anatomies, self.marked = _opened(config, "data", "marked")
         self.annotated = (
             None if config.deeplesion is None else AnnotatedVolumes(config.deeplesion, TRAINING)
         )
@@ -174,7 +180,13 @@ def _recipe(config: TrainConfig, pairs: TrainingPairs) -> dict[str, Any]:
     """All that decides what pair number i is."""
     named = ("seed", "data", "marked", "marked_share", "ease_steps", "ease_from")
     values = config.model_dump(mode="json", include=set(named))
-    return {**values, "pairs": asdict(config.cut), "pairs_a_step": pairs.pairs_a_step}
+    lesions = {} if pairs.anatomies is None else pairs.anatomies.lesions
+    return {
+        **values,
+        "pairs": asdict(config.cut),
+        "pairs_a_step": pairs.pairs_a_step,
+        "known_lesions": {name: len(known) for name, known in lesions.items()},
+    }
 
 
 def _opened(

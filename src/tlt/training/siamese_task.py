@@ -101,7 +101,7 @@ class DLTTask(SiameseTask):
     def prepared(self, network: Any, pair: TrainingPair) -> TrainingPair:
         """The pair with the lesions' centres off by up to a share of their radius, as published.
 
-        Only what was painted has a centre that is not the one given; other places stay.
+        Only what is marked has a centre that is not the one given; other places stay.
         """
         if not network.training or not len(pair.marks_mm):
             return pair
