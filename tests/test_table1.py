@@ -61,17 +61,21 @@ def test_a_table_from_known_errors() -> None:
     assert dlt["comparison"]["p_lesions"] < 1e-6
     assert dlt["paper_dls"]["cpm_10mm"] == PAPER["dlt"].cpm_10mm == 78.85
     text = table_text(lines)
-    heads, _, first, second = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:4]
+    heads, _, first, second, _, asked, _, tested = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[:8]
     )
     assert first[0] == "tlt"
     assert first[7] == f"{np.mean(errors):.2f} ± {np.std(errors):.2f}"
     assert first[11] == "812"
     assert first[-1] == "6.0 ± 7.7"
-    tests = dict(zip(heads, second, strict=True))
+    figures, tests = dict(zip(heads, second, strict=True)), dict(zip(asked, tested, strict=True))
+    assert figures["p MED"] == f"{dlt['comparison']['p_lesions']:.1g}"
+    assert figures["peak MiB"] == "-"
+    assert tests["`tlt` against"] == "`dlt`"
+    assert float(tests["MED mm"]) == pytest.approx(-1.6, abs=0.011)  # of the 19 that both answered
     for heading, name in (("p MED, patients", "p_patients"), ("p CPM, McNemar", "p_mcnemar")):
-        assert tests[heading] == f"{dlt['comparison'][name]:.1g}"
-    assert tests["peak MiB"] == "-"
+        assert tests[heading] == f"{dlt['comparison'][name]:.2g}"
+    assert (tests["only it right"], tests["only `tlt` right"]) == ("1", "4")
     assert len({len(line) for line in text.splitlines()[:4]}) == 1
     assert "Without an answer, so wrong in CPM and not in MED: 1 of `tlt`." in text
     assert "Weights: `tlt` a 01234567 + b 98765432." in text

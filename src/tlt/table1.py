@@ -28,11 +28,13 @@ from tlt.track import Tracker
 FIRST = "tlt"  # the system that the others are compared with
 HEADINGS = [
     *("system", "n", "CPM@10mm %", "CPM@Radius %", "MED X mm", "MED Y mm", "MED Z mm", "MED mm"),
-    *("median", "p95", "s/lesion", "peak MiB"),
-    *("p MED", "p MED, patients", "p CPM", "p CPM, McNemar"),
+    *("median", "p95", "s/lesion", "peak MiB", "p MED"),
     *("paper: CPM@10mm", "CPM@Radius", "MED"),
 ]
-TESTS = ("p_lesions", "p_patients", "p_cpm_lesions", "p_mcnemar")
+TEST_HEADINGS = [
+    *(f"`{FIRST}` against", "MED mm", "p MED", "p MED, patients"),
+    *("only it right", f"only `{FIRST}` right", "p CPM", "p CPM, McNemar"),
+]
 LANDMARK = "structure"  # the kind of a lesion that is none (`tlt.data.followup`)
 SAME_MM = 0.1  # by how much truth and prior of a lesion may differ between two trackers
 
@@ -199,20 +201,27 @@ def table_lines(
 
 def table_text(lines: Sequence[dict[str, Any]]) -> str:
     """The figures of `table_lines` as Markdown: tables, and what a reader must know of them."""
-    text = aligned([HEADINGS, *(_cells(line) for line in lines)])
+    text = _tables(lines)
     parts = [{**line, **line["lesions"]} for line in lines if line["lesions"]]
     if parts:
         parts.sort(key=lambda line: -line["cpm_10mm"])
-        text += "\nThe lesions among them alone, without landmarks:\n\n"
-        text += aligned([HEADINGS, *(_cells(line) for line in parts)])
+        text += "\nThe lesions among them alone, without landmarks:\n\n" + _tables(parts)
     return text + "\n" + "".join(f"- {note}\n" for note in _notes(lines))
+
+
+def _tables(lines: Sequence[dict[str, Any]]) -> str:
+    """The figures, and, where there are any, the tests against TLT."""
+    text = aligned([HEADINGS, *(_cells(line) for line in lines)])
+    tested = [_test_cells(line) for line in lines if line.get("comparison")]
+    return text + "\n" + aligned([TEST_HEADINGS, *tested]) if tested else text
 
 
 def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
     found = [
-        f"p against `{FIRST}`, whichever is better: paired t-test of the errors over lesions (as "
-        "in the paper) and over the means of patients, of CPM@10mm over lesions, and exact McNemar "
-        "of CPM@10mm. Lesions of one patient are not independent: the second is the careful one.",
+        f"p MED: paired t-test of the errors of `{FIRST}` and of the row's tracker, over lesions "
+        "(as in the paper) and over the means of patients; p CPM: of CPM@10mm, the t-test over "
+        "lesions and exact McNemar. Lesions of one patient are not independent: the test over "
+        f"patients is the careful one. MED mm: `{FIRST}` minus the other, where both answered.",
         f"`{FIRST}` has a last step of ours, `{FIRST}-network` is the network without it.",
         "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
         "lesions alone, as DLS does.",
@@ -246,9 +255,20 @@ def _cells(line: dict[str, Any]) -> list[str]:
         *(mean(name) for name in ("med_x", "med_y", "med_z", "med")),
         *(_told(line["median_mm"], ".2f"), _told(line["p95_mm"], ".1f")),
         *(_told(line["seconds"], ".2f"), _told(line["peak_mib"], ".0f")),
-        *(_told(tests and tests[name], ".1g") for name in TESTS),
+        _told(tests and tests["p_lesions"], ".1g"),
         *(_told(paper and paper[name], ".2f") for name in ("cpm_10mm", "cpm_radius")),
         f"{paper['med_mm']} ± {paper['med_std_mm']}" if paper else "-",
+    ]
+
+
+def _test_cells(line: dict[str, Any]) -> list[str]:
+    tests = line["comparison"]
+    apart = tests["med_difference_mm"]
+    return [
+        *(f"`{line['name']}`", _told(apart and -apart, "+.2f")),
+        *(_told(tests[name], ".2g") for name in ("p_lesions", "p_patients")),
+        *(str(tests[name]) for name in ("first_only", "second_only")),
+        *(_told(tests[name], ".2g") for name in ("p_cpm_lesions", "p_mcnemar")),
     ]
 
 

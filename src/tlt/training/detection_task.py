@@ -1,7 +1,8 @@
 """What a detector learns: where the marks of both crops lie, and how large they are.
 
 Marks are the lesions that were painted or annotated, those that a CT is known to hold, and what was
-painted to look like one (`tlt.data.pairs.TrainingPair`). A mark at the edge of the view is neither a lesion nor background.
+painted to look like one (`tlt.data.pairs.TrainingPair`). A mark at the edge of the view is neither
+a lesion nor background.
 """
 
 from __future__ import annotations
