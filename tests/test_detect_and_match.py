@@ -69,9 +69,9 @@ def pair_of(search_hu: dict[tuple[float, float, float], float]) -> AlignedPair:
     return AlignedPair(*images, priors, np.array([6.0, 6.0]), registration_with(np.zeros(3)))
 
 
-def knowing(found: Detections, **values) -> DetectAndMatch:
+def knowing(found: Detections) -> DetectAndMatch:
     """A system whose detector says what it is told, and whose embedding sees HU."""
-    system = tiny_system(**values)
+    system = tiny_system()
     system.embedding = Balls()
     system.detect = lambda volume, progress=None: found  # type: ignore[method-assign]
     return system
@@ -109,18 +109,6 @@ def test_lesions_are_found_together_as_one_by_one() -> None:
         assert tuple(one.center_mm) == tuple(alone.center_mm)
         assert one.evidence == pytest.approx(alone.evidence, abs=1e-6)
     assert tuple(together[0].center_mm) != tuple(together[1].center_mm)
-
-
-def test_a_reach_leaves_out_what_lies_beyond_it() -> None:
-    far, near = (110.0, 80.0, 50.0), (34.0, 30.0, 30.0)
-    pair = pair_of({far: 110.0, near: 400.0})
-    first, second = knowing(candidates(near, far), reach_mm=40.0).locate(pair)
-    assert tuple(first.center_mm) == near
-    assert first.evidence["likeness_margin"] == pytest.approx(np.cos(0.3) + 1, abs=1e-5)
-    assert tuple(second.center_mm) == far
-    (nothing, _) = knowing(candidates((60.0, 80.0, 60.0)), reach_mm=40.0).locate(pair)
-    assert nothing.center_mm == pytest.approx(pair.prior_mm[0])
-    assert nothing.evidence["detection_score"] == 0.0
 
 
 def test_without_any_candidate_the_answer_is_the_prior() -> None:

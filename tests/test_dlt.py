@@ -9,9 +9,9 @@ from tiny import noise_image, shifted_pair, tiny_siamese
 from torch import Tensor, nn
 
 from tlt.model.correlation import Cubes, middle
+from tlt.model.dlt import DLT, AnatomySignalEncoder, FastCrossCorrelation, peak_offset, upsampled
 from tlt.model.network import TokenMap
 from tlt.model.siamese import UNSEEN_LOGIT
-from tlt.systems.dlt import DLT, AnatomySignalEncoder, FastCrossCorrelation, peak_offset, upsampled
 from tlt.training.siamese_task import DLTTask
 
 ORIGIN = torch.tensor([5.0, -20.0, 8.0])

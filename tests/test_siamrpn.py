@@ -8,7 +8,7 @@ from tiny import tiny_siamese
 from torch import Tensor, nn
 
 from tlt.model.network import TokenMap
-from tlt.systems.siamrpn import SiamRPN
+from tlt.model.siamrpn import SiamRPN
 
 ORIGIN = torch.tensor([5.0, -20.0, 8.0])
 

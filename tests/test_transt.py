@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny import CENTERS, RADII, SIAMESE, random_map, tiny_siamese
 
-from tlt.systems.transt import TransT
+from tlt.model.transt import TransT
 
 
 def test_it_is_tlt_without_its_modules() -> None:

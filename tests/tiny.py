@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tlt.data.pairs import TrainingPair
 from tlt.families import FAMILIES
+from tlt.model.dlt import DLT
 from tlt.model.network import TLT, TokenMap
 from tlt.model.presets import PRESETS, ModelConfig
-from tlt.systems.dlt import DLT
-from tlt.systems.siamrpn import SiamRPN
-from tlt.systems.transt import TransT
+from tlt.model.siamrpn import SiamRPN
+from tlt.model.transt import TransT
 
 CHANNELS = (4, 4, 8, 16)
 TINY = {

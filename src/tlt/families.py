@@ -41,9 +41,9 @@ class Family:
 
 FAMILIES = {
     "tlt": Family("tlt.model.network:TLT", "tlt.training.tlt_task:TLTTask"),
-    "siamrpn": Family("tlt.systems.siamrpn:SiamRPN", "tlt.training.siamese_task:SiamRPNTask"),
-    "dlt": Family("tlt.systems.dlt:DLT", "tlt.training.siamese_task:DLTTask"),
-    "transt": Family("tlt.systems.transt:TransT", "tlt.training.siamese_task:TransTTask"),
+    "siamrpn": Family("tlt.model.siamrpn:SiamRPN", "tlt.training.siamese_task:SiamRPNTask"),
+    "dlt": Family("tlt.model.dlt:DLT", "tlt.training.siamese_task:DLTTask"),
+    "transt": Family("tlt.model.transt:TransT", "tlt.training.siamese_task:TransTTask"),
     "voxelmorph": Family(
         "tlt.model.voxelmorph:VoxelMorph", "tlt.training.voxelmorph_task:VoxelMorphTask"
     ),

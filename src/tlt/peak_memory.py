@@ -46,7 +46,7 @@ def _track_peak(
 ) -> float:
     """What this process needed at most, in MiB, once a pair is tracked."""
     baseline, followup = (load_volume(path) for path in paths)
-    Tracker.load(name, model).track_pair(baseline, followup, lesions)
+    Tracker.load(name, model, device="cpu").track_pair(baseline, followup, lesions)
     return own_peak_mib()
 
 

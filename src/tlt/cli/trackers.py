@@ -57,19 +57,21 @@ def trackers(
 def _facts(system: Any) -> dict[str, Any]:
     """What is known of a tracker: ``weights`` has the file of each name, None where it is missing.
 
-    ``measured`` is its row of Table 1, None where there is none.
+    ``parameters`` is None where one of them is missing; ``measured`` is its row of Table 1, None
+    where there is none.
     """
     from tlt.model.shipped import count_parameters, published, shipped_path
 
     paths = {name: shipped_path(name) for name in system.weights.values()}
     shipped = {name: path if path.is_file() else None for name, path in paths.items()}
+    counts = [count_parameters(path) for path in shipped.values() if path]
     return {
         "name": system.name,
         "summary": system.summary,
         "source": system.source,
         "learned": system.learned,
         "weights": {name: path and path.name for name, path in shipped.items()},
-        "parameters": sum(count_parameters(path) for path in shipped.values() if path),
+        "parameters": sum(counts) if len(counts) == len(shipped) else None,
         "measured": published().get(system.name),
     }
 

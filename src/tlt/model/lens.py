@@ -6,8 +6,8 @@ one kind of lesion (lung nodules, liver tumours, nodes). Here the kinds are told
 about the lesion, "all" sees every one, and the single-kind heads say where "all" may miss labels:
 from ``mine_after`` on, a place without a label of which one of them is confident is no longer
 taught to be background. Different besides: one stage, without the second that classifies
-proposals; the small 3D backbone of all networks of this table instead of a pretrained 2.5D
-DenseNet-121; no labels from other time points of the patient.
+proposals; the small 3D backbone of all networks of this table, its finest levels half as wide (16
+channels), instead of a pretrained 2.5D DenseNet-121; no labels from other time points.
 """
 
 from __future__ import annotations

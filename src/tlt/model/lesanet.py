@@ -4,9 +4,8 @@ Source: Yan et al., *Holistic and Comprehensive Annotation of Clinically Signifi
 Diverse CT Images*, CVPR 2019: VGG-16 with batch norm, RoI pools of its five stages, an embedding
 of 256 numbers from which 171 labels are told, trained by weighted cross-entropy, relational hard
 example mining and triplets. Different here: small and from scratch; the labels of
-`tlt.training.lesion_labels`, few as they are, need no score propagation between them; the
-embedding is 128 wide. DeepLesion's text-mined labels are not in ``DL_info.csv``, its types and
-places are.
+`tlt.training.lesion_labels`, few as they are, need no score propagation between them. DeepLesion's
+text-mined labels are not in ``DL_info.csv``, its types and places are.
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ LABELS = 25  # of `tlt.training.lesion_labels.labels_of`
 class LesaNet(LesionEmbedding):
     """The pools of all five stages, and the labels that the embedding tells."""
 
-    presets: ClassVar[Mapping[str, EmbeddingConfig]] = {"compact": EmbeddingConfig("compact")}
+    presets: ClassVar[Mapping[str, EmbeddingConfig]] = {
+        "compact": EmbeddingConfig("compact", embedding=256)
+    }
     pooled = (0, 1, 2, 3, 4)
     whole = False
 

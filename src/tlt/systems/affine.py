@@ -1,4 +1,8 @@
-"""The affine registration alone (Table 1, "Affine"): each lesion stays at its prior."""
+"""The affine registration alone (Table 1, "Affine"): each lesion stays at its prior.
+
+Source: the prior of TLT's RAAM (Eq. 2), for which the paper uses elastix (its ref. 15).
+Departure: `tlt.registration`, our own, minimises the same L1 difference.
+"""
 
 from __future__ import annotations
 

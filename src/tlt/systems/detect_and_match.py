@@ -3,8 +3,7 @@
 As Cai et al. (DLT, CVPR 2021) ran them, and Table 1 repeats: every lesion candidate of the
 follow-up is detected, candidates and template lesions are embedded, and a lesion is where the
 candidate nearest to it in the embedding is. The whole follow-up is searched, with no regard to
-where registration puts the lesion; ``reach_mm`` restricts it to candidates that near to the
-prior.
+where registration puts the lesion.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ class DetectAndMatch:
         embedding: LoadedModel,
         device: str = "cpu",
         bf16: bool = False,
-        reach_mm: float | None = None,
     ) -> None:
         """Raises ModelError where the two networks want voxels of different sizes."""
         voxels = [model.network.config.spacing_mm for model in (detector, embedding)]
@@ -50,8 +48,7 @@ class DetectAndMatch:
         self.model_name: str | None = f"{detector.name},{embedding.name}"
         self.weights_sha256: str | None = f"{detector.sha256},{embedding.sha256}"
         self.spacing_mm = voxels[0]
-        self.margin_mm = WHOLE_MM if reach_mm is None else reach_mm
-        self.reach_mm = reach_mm
+        self.margin_mm = WHOLE_MM
         self.detector = inference_network(detector.network, bf16).to(device)
         self.embedding = inference_network(embedding.network, bf16).to(device)
         self.device, self.bf16 = device, bf16
@@ -73,12 +70,7 @@ class DetectAndMatch:
             seen_through(pair.template, pair.search), prior, tensor_on(pair.radius_mm, self.device)
         )
         likeness = lesions @ self.embed(pair.search, found.center_mm, found.radius_mm).mT
-        if self.reach_mm is not None:
-            far = torch.cdist(prior, found.center_mm) > self.reach_mm
-            likeness = likeness.masked_fill(far, -torch.inf)
-        located = [
-            _answer(found, row, place) for row, place in zip(likeness, pair.prior_mm, strict=True)
-        ]
+        located = [_answer(found, row) for row in likeness]
         report("compare lesions", 1.0)
         return located
 
@@ -117,11 +109,9 @@ def shown(volume: Volume, points_mm: np.ndarray) -> NDArray[np.bool_]:
     return inside & ~np.isnan(volume.voxels[tuple(np.clip(index, 0, last).T)])
 
 
-def _answer(found: Detections, likeness: Tensor, prior_mm: np.ndarray) -> Location:
+def _answer(found: Detections, likeness: Tensor) -> Location:
     """The candidate that is most like a lesion, by the cosines (N,) of all candidates."""
     best = int(likeness.argmax())
-    if likeness[best] == -torch.inf:
-        return Location(prior_mm, _evidence(0.0, 0.0, 0.0))
     others = torch.cat([likeness[:best], likeness[best + 1 :], likeness.new_tensor([NOTHING_ELSE])])
     second = max(float(others.max()), NOTHING_ELSE)
     own = float(likeness[best])

@@ -13,16 +13,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tlt.data.pairs import TrainingPair
 from tlt.model.detection import Detector
 from tlt.model.detections import Detections, faces_of
 from tlt.model.losses import focal_loss
 from tlt.model.network import TokenMap
-from tlt.training.config import TrainConfig
 from tlt.training.lesion_labels import TISSUES, tissue_about
-from tlt.training.task import Task, Terms
+from tlt.training.task import PairTask, Terms
 
 CORE = 0.5  # share of a lesion's radius in which its faces are regressed
 PEAK = 0.35  # of the radius: sigma of the Gaussian about a centre on the heat map
@@ -71,23 +69,13 @@ class Targets:
     lesions: int
 
 
-class DetectionTask(Task[TrainingPair]):
+class DetectionTask(PairTask):
     """Focal loss on the centres' heat maps, L1 in mm on the distances to the faces."""
 
     weights: ClassVar[Mapping[str, float]] = {"heat": 1.0, "faces": 0.2}
     watched = ("lesions",)
     scores = ("val_missed", "val_sensitivity_1", "val_sensitivity_4", "val_center_mm")
     criterion = "val_missed"
-
-    def samples(self, config: TrainConfig, processes: int) -> Dataset:
-        from tlt.training.samples import TrainingPairs
-
-        return TrainingPairs(config, processes)
-
-    def checks(self, config: TrainConfig) -> list[TrainingPair]:
-        from tlt.training.samples import validation_set
-
-        return validation_set(config)
 
     def terms(self, network: Detector, sample: TrainingPair, bf16: bool) -> Terms:
         heat, faces = outputs(network, sample, bf16)

@@ -17,14 +17,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from tlt.data.annotated import AnnotatedPair
 from tlt.data.pairs import TrainingPair
 from tlt.model.lesion_embedding import LesionEmbedding
-from tlt.training.config import TrainConfig
 from tlt.training.lesion_labels import TISSUES, labels_of, tissue_about
-from tlt.training.task import Task, Terms
+from tlt.training.task import PairTask, Terms
 
 ITEMS = 48  # of a pair: always as many, so that one shape keeps the CPU's kernels cached
 APART_MM = 8.0  # items that are closer, or within each other's radius, are not told apart
@@ -55,21 +53,11 @@ class Items:
     marked: Tensor
 
 
-class EmbeddingTask(Task[TrainingPair]):
+class EmbeddingTask(PairTask):
     """Samples and scores of both embeddings; their terms differ."""
 
     scores = ("val_wrong", "val_right", "val_marks_right", "val_margin")
     criterion = "val_wrong"
-
-    def samples(self, config: TrainConfig, processes: int) -> Dataset:
-        from tlt.training.samples import TrainingPairs
-
-        return TrainingPairs(config, processes)
-
-    def checks(self, config: TrainConfig) -> list[TrainingPair]:
-        from tlt.training.samples import validation_set
-
-        return validation_set(config)
 
     def judge(
         self, network: LesionEmbedding, checks: Sequence[TrainingPair], bf16: bool

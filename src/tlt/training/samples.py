@@ -185,7 +185,10 @@ def _recipe(config: TrainConfig, pairs: TrainingPairs) -> dict[str, Any]:
         **values,
         "pairs": asdict(config.cut),
         "pairs_a_step": pairs.pairs_a_step,
-        "known_lesions": {name: len(known) for name, known in lesions.items()},
+        "known_lesions": {
+            name: [(*lesion.center_mm, lesion.radius_mm) for lesion in known]
+            for name, known in lesions.items()
+        },
     }
 
 

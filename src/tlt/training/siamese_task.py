@@ -17,13 +17,13 @@ from tlt.data.pairs import TrainingPair
 from tlt.model import losses
 from tlt.model.network import Prediction
 from tlt.training.pair_terms import SOFT_TARGET_MM, contrast, predict
-from tlt.training.task import PairTask, Terms
+from tlt.training.task import Terms, TrackingTask
 
 LARGEST_SIGMA_MM = 8.0
 SAME_PLACE_MM = 0.01
 
 
-class SiameseTask(PairTask):
+class SiameseTask(TrackingTask):
     """The dense terms; a network's own are `answer_terms`."""
 
     def centers(self, network: Any, pair: TrainingPair, bf16: bool) -> Tensor:

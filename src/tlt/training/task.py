@@ -65,10 +65,21 @@ class Task(ABC, Generic[S]):
 
 
 class PairTask(Task[TrainingPair]):
-    """The task of a tracker that learns from pairs of crops with many lesions to find.
+    """A task whose samples are pairs of crops: a seed and a number make one, for all the same."""
 
-    All of them see the same pairs: a seed and a number make one (`tlt.training.samples`).
-    """
+    def samples(self, config: TrainConfig, processes: int) -> Dataset:
+        from tlt.training.samples import TrainingPairs
+
+        return TrainingPairs(config, processes)
+
+    def checks(self, config: TrainConfig) -> list[TrainingPair]:
+        from tlt.training.samples import validation_set
+
+        return validation_set(config)
+
+
+class TrackingTask(PairTask):
+    """The task of a tracker, which has many lesions to find in a pair."""
 
     watched = ("prior",)
     scores = ("val_prior_mm", "val_mm", "val_median_mm", "val_p95_mm", "val_within_10mm")
@@ -81,16 +92,6 @@ class PairTask(Task[TrainingPair]):
     @abstractmethod
     def loss_terms(self, network: Any, pair: TrainingPair, bf16: bool) -> Terms:
         """Every term of the loss, not yet weighted."""
-
-    def samples(self, config: TrainConfig, processes: int) -> Dataset:
-        from tlt.training.samples import TrainingPairs
-
-        return TrainingPairs(config, processes)
-
-    def checks(self, config: TrainConfig) -> list[TrainingPair]:
-        from tlt.training.samples import validation_set
-
-        return validation_set(config)
 
     def terms(self, network: Any, sample: TrainingPair, bf16: bool) -> Terms:
         """The terms of the loss, and the prior's error beside them."""

@@ -10,10 +10,10 @@ from tlt.data.pairs import TrainingPair
 from tlt.model import losses
 from tlt.model.network import TLT
 from tlt.training.pair_terms import SOFT_TARGET_MM, contrast, predict
-from tlt.training.task import PairTask, Terms
+from tlt.training.task import Terms, TrackingTask
 
 
-class TLTTask(PairTask):
+class TLTTask(TrackingTask):
     """The first two weights are the paper's (Eq. 4, Eq. 5)."""
 
     weights: ClassVar[dict[str, float]] = {

@@ -10,7 +10,9 @@ Departures: the compact backbone of all networks here, with a feature pyramid do
 place of the 3D DenseFPN; the heatmap is evaluated at the tokens (it is smooth) and encoded there;
 the correlations are means over the kernel, then normalised by a batch norm; the peak is the
 maximum of a parabola through the best voxel and its neighbours, in place of the maximum of the
-upsampled map. Kernels of 3 x 5 x 5 and 7 x 11 x 11 features.
+upsampled map. Kernels of 3 x 5 x 5 and 7 x 11 x 11 features. The single CTs of ``dlt-mix`` are
+resized by a factor an axis, so they may be stretched (`tlt.data.pairs.AUGMENTED`), and lesions are
+painted into them that may have grown in the second.
 """
 
 from __future__ import annotations
