@@ -35,14 +35,14 @@ from tlt.volume import Volume
 NAMES = [f"{d}-{e}" for e in ("lesiongraph", "lesanet") for d in ("lens", "vuld")]
 
 
-def tiny_system(name: str = "vuld-lesanet") -> DetectAndMatch:
+def tiny_system(name: str = "vuld-lesanet", bf16: bool = False) -> DetectAndMatch:
     """A system with tiny random networks, whose detector finds something everywhere."""
     detector, embedding = name.split("-")
     models = (
         LoadedModel(tiny_detector(detector, least=0.001).eval(), detector, "0" * 64, {}, detector),
         LoadedModel(tiny_embedding(embedding).eval(), embedding, "1" * 64, {}, embedding),
     )
-    return DetectAndMatch(*models)
+    return DetectAndMatch(*models, bf16=bf16)
 
 
 class Balls(torch.nn.Module):

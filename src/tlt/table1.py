@@ -222,8 +222,8 @@ def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
         "(as in the paper) and over the means of patients; p CPM: of CPM@10mm, the t-test over "
         "lesions and exact McNemar. Lesions of one patient are not independent: the test over "
         f"patients is the careful one. MED mm: `{FIRST}` minus the other, where both answered.",
-        f"`{FIRST}` has a last step of ours, `{FIRST}-network` is the network without it. Ours, too: "
-        "the similarity of a learned embedding in that network.",
+        f"`{FIRST}` has a last step of ours, `{FIRST}-network` lacks that. Also ours: the "
+        "similarity of a learned embedding in that network.",
         "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
         "lesions alone, as DLS does.",
         "The paper's columns are on DLS, real pairs, with networks trained on them: compare the "
