@@ -1,0 +1,95 @@
+"""What the last step makes of other answers than the network's: `python benchmarks/last_step.py CTS`.
+
+Started from the answers of TLT's network, of DLT, from the affine prior and from the truth itself,
+on simulated pairs; a table of errors in mm. What remains from the truth is the last step's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tlt.errors import InputError
+from tlt.evaluate import Case, simulated_cases
+from tlt.systems.base import AlignedPair, align
+from tlt.systems.last_step import LastStep
+from tlt.systems.network import NetworkSystem
+from tlt.track import FOV_TOLERANCE_MM, make_system, near_field_of_view, register_pair
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cts", type=Path)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=2022)
+    given = parser.parse_args()
+    tlt, dlt = (make_system(name, None, "cpu", "auto") for name in ("tlt", "dlt"))
+    errors: dict[tuple[str, str], list[float]] = {}
+    for case in simulated_cases(given.cts, given.pairs, given.seed):
+        try:
+            found = errors_of(case, tlt, dlt)
+        except InputError:
+            continue
+        for name, values in found.items():
+            errors.setdefault(name, []).extend(values)
+    print("| start | n | mean there | mean after | median after | p95 after | over 10 mm after |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for start, when in errors:
+        if when == "there":
+            there, after = (np.array(errors[start, name]) for name in ("there", "after"))
+            median, p95 = np.percentile(after, (50, 95))
+            cells = f"{there.mean():.2f} | {after.mean():.2f} | {median:.2f} | {p95:.1f}"
+            print(f"| {start} | {len(after)} | {cells} | {(after > 10).sum()} |")
+
+
+@torch.inference_mode()
+def errors_of(
+    case: Case, tlt: NetworkSystem, dlt: NetworkSystem
+) -> dict[tuple[str, str], list[float]]:
+    """Errors in mm of each start, there and after the last step.
+
+    Raises:
+        InputError: the pair is refused.
+    """
+    study = case.study
+    registration = register_pair(study.baseline, study.followup)
+    seen = [truth for truth in study.truth if truth.in_view and not truth.vanished]
+    priors = registration.baseline_to_followup(np.array([t.lesion.center_mm for t in seen]))
+    near = near_field_of_view(study.followup, priors, FOV_TOLERANCE_MM)
+    seen = [truth for truth, one in zip(seen, near, strict=True) if one]
+    if not seen:
+        return {}
+    margin = max(tlt.margin_mm, dlt.margin_mm)
+    lesions = [truth.lesion for truth in seen]
+    pair = align(study.baseline, study.followup, lesions, registration, tlt.spacing_mm, margin)
+    template, search = tlt.token_maps(pair)
+    step = LastStep.of(pair, tlt.network, template, search)
+    prior, radius = (torch.tensor(v, dtype=torch.float32) for v in (pair.prior_mm, pair.radius_mm))
+    truth = torch.tensor([one.center_mm for one in seen], dtype=torch.float32)
+    starts = {
+        "TLT's network": tlt.network(template, search, prior, radius).center_mm,
+        "DLT": answers(dlt, pair, prior, radius),
+        "the prior": prior,
+        "the truth": truth,
+    }
+    found = {}
+    for name, start in starts.items():
+        found[name, "there"] = (start - truth).norm(dim=1).tolist()
+        found[name, "after"] = (step(prior, start, radius)[0] - truth).norm(dim=1).tolist()
+    return found
+
+
+def answers(
+    system: NetworkSystem, pair: AlignedPair, prior: torch.Tensor, radius: torch.Tensor
+) -> torch.Tensor:
+    """Where a network puts the lesions (Q, 3) of a pair, a few at a time."""
+    maps = system.token_maps(pair)
+    parts = zip(prior.split(4), radius.split(4), strict=True)
+    return torch.cat([system.network(*maps, *part).center_mm for part in parts])
+
+
+if __name__ == "__main__":
+    main()
