@@ -1,4 +1,4 @@
-"""What the last step makes of other answers than the network's: `python benchmarks/last_step.py CTS`.
+"""The last step from other starts than the network: ``python benchmarks/last_step.py CTS``.
 
 Started from the answers of TLT's network, of DLT, from the affine prior and from the truth itself,
 on simulated pairs; a table of errors in mm. What remains from the truth is the last step's own.
