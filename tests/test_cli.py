@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -441,6 +442,16 @@ def test_weights_that_are_missing_are_told_once(capsys, monkeypatch, tmp_path):
     out = capsys.readouterr().out
     assert out.count("configs/table1/lens.yaml") == 1
     assert "lens-ct (lens-lesiongraph, lens-lesanet): tlt train --config" in out
+
+
+def test_a_tracker_without_weights_says_what_makes_them(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tlt.model.weights.shipped_path", lambda name: tmp_path / name)
+    example = files("tlt") / "example"
+    images = [f"--{name}={example}/{name}.nii.gz" for name in ("baseline", "followup")]
+    asked = ["track", *images, f"--lesions={example}/lesions.csv", f"--output={tmp_path}/out"]
+    assert main([*asked, "--tracker", "dlt-mix"]) == 4
+    assert "tlt train --config configs/table1/dlt-mix.yaml" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_info_prints_facts_and_the_schema(capsys):
