@@ -14,6 +14,7 @@ import torch
 
 from tlt.errors import InputError
 from tlt.evaluate import Case, simulated_cases
+from tlt.metrics import p95
 from tlt.systems.base import AlignedPair, align
 from tlt.systems.last_step import LastStep
 from tlt.systems.network import NetworkSystem
@@ -40,8 +41,8 @@ def main() -> None:
     for start, when in errors:
         if when == "there":
             there, after = (np.array(errors[start, name]) for name in ("there", "after"))
-            median, p95 = np.percentile(after, (50, 95))
-            cells = f"{there.mean():.2f} | {after.mean():.2f} | {median:.2f} | {p95:.1f}"
+            median, p95_after = np.median(after), p95(after)
+            cells = f"{there.mean():.2f} | {after.mean():.2f} | {median:.2f} | {p95_after:.1f}"
             print(f"| {start} | {len(after)} | {cells} | {(after > 10).sum()} |")
 
 

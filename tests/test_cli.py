@@ -434,6 +434,8 @@ def test_trackers_lists_what_can_be_chosen(capsys):
     parameters = {row["name"]: row["parameters"] for row in rows}
     assert parameters["affine"] == 0
     assert parameters["tlt"] == 1_293_893  # as docs/method.md has it: no batch statistics
+    for row in rows:
+        assert row["measured"]["n"] > row["measured"]["lesions_n"] > 100
 
 
 def test_weights_that_are_missing_are_told_once(capsys, monkeypatch, tmp_path):
@@ -441,7 +443,7 @@ def test_weights_that_are_missing_are_told_once(capsys, monkeypatch, tmp_path):
     assert main(["trackers"]) == 0
     out = capsys.readouterr().out
     assert out.count("configs/table1/lens.yaml") == 1
-    assert "lens-ct (lens-lesiongraph, lens-lesanet): tlt train --config" in out
+    assert "lens-ct (lens-lesiongraph, lens-lesanet): 'tlt train --config" in out
 
 
 def test_a_tracker_without_weights_says_what_makes_them(capsys, monkeypatch, tmp_path):
@@ -450,7 +452,14 @@ def test_a_tracker_without_weights_says_what_makes_them(capsys, monkeypatch, tmp
     images = [f"--{name}={example}/{name}.nii.gz" for name in ("baseline", "followup")]
     asked = ["track", *images, f"--lesions={example}/lesions.csv", f"--output={tmp_path}/out"]
     assert main([*asked, "--tracker", "dlt-mix"]) == 4
-    assert "tlt train --config configs/table1/dlt-mix.yaml" in capsys.readouterr().err
+    assert "'tlt train --config configs/table1/dlt-mix.yaml'" in capsys.readouterr().err
+    assert main([*asked, "--tracker", "tlt"]) == 4
+    steps = [
+        f"'tlt train --config configs/compact{part}.yaml'" for part in ("", "-views", "-motion")
+    ]
+    assert ", then ".join(steps) in capsys.readouterr().err
+    root = Path(__file__).parents[1]
+    assert all((root / step.split()[-1].strip("'")).is_file() for step in steps)
     assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,14 @@ def test_predictions_of_dls_are_rows_too(tmp_path: Path) -> None:
         read_rows(path)
 
 
-def test_strata_split_by_size_slices_and_kind() -> None:
+def test_strata_split_by_size_slices_prior_and_kind() -> None:
     rows = [
-        row.__class__(**{**vars(row), "radius_mm": r, "slice_mm": s, "kind": k})
-        for row, r, s, k in zip(
+        replace(row, radius_mm=r, slice_mm=s, prior_mm=p, kind=k)
+        for row, r, s, p, k in zip(
             rows_of([1.0] * 4),
             (4.9, 5.0, 10.0, 12.0),
             (1.0, 2.5, 5.0, math.nan),
+            (None, (0.0, 9.9, 0.0), (6.0, 8.0, 0.0), (0.0, 0.0, 30.0)),
             ("painted", "structure", "GTV-1", "painted"),
             strict=True,
         )
@@ -67,6 +69,7 @@ def test_strata_split_by_size_slices_and_kind() -> None:
     assert counts == {
         "radius < 5 mm": 1, "radius 5-10 mm": 1, "radius >= 10 mm": 2,
         "slices < 2.5 mm": 1, "slices 2.5-5 mm": 1, "slices >= 5 mm": 1,
+        "prior < 10 mm off": 1, "prior >= 10 mm off": 2,
         "painted": 2, "real lesion": 1, "structure": 1,
     }  # fmt: skip
 

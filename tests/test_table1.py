@@ -100,15 +100,25 @@ def test_trackers_one_by_one_into_one_table(ct_folder: Path, tmp_path: Path, cap
     assert not output.exists()
     assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 0
     assert main([*asked, "--pairs", "1", "--tracker", "patch"]) == 0
-    assert capsys.readouterr().out.endswith((output / "table1.md").read_text() + "\n")
+    text = (output / "table1.md").read_text()
+    assert capsys.readouterr().out.endswith(text + "\n")
+    assert f"Simulated pairs: 1; CTs: 1 ({ct_folder.name}, seed 2022)" in text
+    assert "p MED: paired" not in text  # there is no tlt to compare with
+    assert "last step" not in text
     lines = json.loads((output / "table1.json").read_text())
     assert {line["name"] for line in lines} == {"affine", "patch"}
     assert all(line["n"] > 0 and 50 < line["peak_mib"] < 2000 for line in lines)
     assert all(line["tlt"] and line["model"] is None for line in lines)
     assert not (output / "rows.part.json").exists()
     assert main([*asked, "--pairs", "2", "--tracker", "affine"]) == 2
-    assert "rows of other pairs" in capsys.readouterr().err
+    assert (
+        f"holds rows of --data {ct_folder.name} --pairs 1 --seed 2022; " in capsys.readouterr().err
+    )
     assert main([*asked, "--pairs", "1", "--tracker", "nobody"]) == 2
+    (output / "rows.json").write_text("{")
+    assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 3
+    assert "rows.json: cannot be read as JSON" in capsys.readouterr().err
+    assert main([*asked[:5], str(output / "rows.json"), "--tracker", "affine"]) == 3
 
 
 def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, capsys) -> None:
@@ -117,10 +127,13 @@ def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, ca
     asked += ["--pairs", "1", "--tracker", "tlt-network", "--model", str(shipped_path("tlt-ct"))]
     assert main(asked) == 2
     assert "--model and --row go together" in capsys.readouterr().err
+    for name in ("tlt", "", "a|b"):
+        assert main([*asked, "--row", name]) == 2
     assert main([*asked, "--row", "alike"]) == 0
     (line,) = json.loads((output / "table1.json").read_text())
     assert (line["name"], line["model"], len(line["weights_sha256"])) == ("alike", "tlt-ct", 64)
     assert 100 < line["peak_mib"] < 3000
+    assert line["paper_dls"]["cpm_10mm"] == PAPER["tlt"].cpm_10mm
     assert "`alike` tlt-ct " in capsys.readouterr().out
 
 

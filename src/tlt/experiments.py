@@ -94,7 +94,7 @@ def tables(outcomes: dict[str, list[Outcome]]) -> str:
     groups = {name: strata(part) for name, part in rows.items()}
     text = table({name: summarise(part) for name, part in rows.items()})
     for stratum in next(iter(groups.values())):
-        part = {name: summarise(group[stratum]) for name, group in groups.items()}
+        part = {name: summarise(own[stratum]) for name, own in groups.items() if stratum in own}
         text += f"\n{stratum}\n\n{table(part)}"
     return text
 

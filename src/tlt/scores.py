@@ -40,19 +40,23 @@ def score(rows: Sequence[LesionRow], other: Sequence[LesionRow] | None = None) -
 
 
 def strata(rows: Sequence[LesionRow]) -> dict[str, list[LesionRow]]:
-    """The rows by size of the lesion, by slice distance and, where they differ, by kind."""
+    """The rows by size of the lesion, slice distance, error of the prior and, if several, kind."""
     groups: dict[str, list[LesionRow]] = {}
     kinds = {_kind(row) for row in rows}
     for row in rows:
         names = [_size(row.radius_mm)]
         if math.isfinite(row.slice_mm):
             names.append(_slices(row.slice_mm))
+        if row.prior_mm is not None:
+            near = math.dist(row.prior_mm, row.truth_mm) < 10
+            names.append("prior < 10 mm off" if near else "prior >= 10 mm off")
         if len(kinds) > 1:
             names.append(_kind(row))
         for name in names:
             groups.setdefault(name, []).append(row)
     order = ["radius < 5 mm", "radius 5-10 mm", "radius >= 10 mm"]
-    order += ["slices < 2.5 mm", "slices 2.5-5 mm", "slices >= 5 mm", *sorted(kinds)]
+    order += ["slices < 2.5 mm", "slices 2.5-5 mm", "slices >= 5 mm"]
+    order += ["prior < 10 mm off", "prior >= 10 mm off", *sorted(kinds)]
     return {name: groups[name] for name in order if name in groups}
 
 

@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tlt.data.dls import read_json
 from tlt.errors import UsageError
 from tlt.evaluate import Outcome, Report, evaluate, simulated_cases
 from tlt.experiments import chosen_trackers
 from tlt.geometry import Triple
 from tlt.io.files import atomic_write
+from tlt.io.images import ct_files
+from tlt.io.output import check_writable
 from tlt.metrics import LesionRow
 from tlt.peak_memory import peak_memory
 from tlt.rows import read_rows, write_rows
 from tlt.scores import aligned, score
+from tlt.systems import TRACKERS
 from tlt.track import Tracker
 
 FIRST = "tlt"  # the system that the others are compared with
 HEADINGS = [
     *("system", "n", "CPM@10mm %", "CPM@Radius %", "MED X mm", "MED Y mm", "MED Z mm", "MED mm"),
     *("median", "p95", "s/lesion", "peak MiB", "p MED"),
-    *("paper: CPM@10mm", "CPM@Radius", "MED"),
+    *("paper: CPM@10mm", "paper: CPM@Radius", "paper: MED"),
 ]
 TEST_HEADINGS = [
     *(f"`{FIRST}` against", "MED mm", "p MED", "p MED, patients"),
@@ -62,6 +67,7 @@ PAPER = {
     "dlt": PaperRow(78.85, 86.88, 7.0, 8.9),
     "transt": PaperRow(79.59, 88.99, 7.6, 7.9),
     "tlt": PaperRow(87.37, 95.32, 6.0, 7.7),
+    "tlt-network": PaperRow(87.37, 95.32, 6.0, 7.7),
 }
 
 
@@ -85,8 +91,9 @@ def run_table1(
         UsageError: a name that is none, or the folder holds rows of other pairs.
         ModelError: a tracker cannot be used.
     """
-    if (model is None) != (row is None) or (model is not None and len(names) != 1):
-        raise UsageError("--model and --row go together, with one --tracker; give all three")
+    _check_row(names, model, row)
+    check_writable(output)
+    ct_files(data)
     trackers = chosen_trackers(names, model, calibrated=True)
     makers = {row or tracker.name: tracker.name for tracker in trackers}
     for tracker in trackers:
@@ -94,7 +101,7 @@ def run_table1(
     known = measured_rows(output)
     benchmark = {"data": data.resolve().name, "pairs": pairs, "seed": seed}
     if known:
-        _check_the_same(output / "benchmark.json", benchmark)
+        _check_the_same(output, benchmark)
     kept = {name: own for name, own in known.items() if name not in makers}
 
     def save(outcomes: dict[str, list[Outcome]]) -> None:
@@ -107,12 +114,38 @@ def run_table1(
     _merged(output / "rows.json", json.loads((output / "rows.part.json").read_text()))
     (output / "rows.part.json").unlink()
     peaks = peak_memory(makers, next(simulated_cases(data, 1, seed)), model)
-    made = {t.name: {"peak_mib": peaks[t.name], **made_by(t)} for t in trackers}
-    lines = table_lines(measured_rows(output), _merged(output / "trackers.json", made))
+    made = {
+        t.name: {"tracker": makers[t.name], "peak_mib": peaks[t.name], **made_by(t)}
+        for t in trackers
+    }
+    rows = measured_rows(output)
+    lines = table_lines(rows, _merged(output / "trackers.json", made))
     atomic_write(output / "table1.json", json.dumps(lines, indent=1) + "\n")
-    text = table_text(lines)
+    patients = {one.patient for own in rows.values() for one in own}
+    text = heading(benchmark, len(patients)) + table_text(lines)
     atomic_write(output / "table1.md", text)
     return text
+
+
+def _check_row(names: Sequence[str], model: str | None, row: str | None) -> None:
+    """Raises UsageError where a row of other weights cannot be told from those that are there."""
+    if (model is None) != (row is None) or (model is not None and len(names) != 1):
+        raise UsageError("--model and --row go together, with one --tracker; give all three")
+    if row is None:
+        return
+    if row in TRACKERS:
+        raise UsageError(f"--row {row}: the name of a tracker; call the row of --model otherwise")
+    if not re.fullmatch(r"[\w.+-]+", row):
+        raise UsageError(f"--row '{row}': letters, digits and . _ + - only; call it otherwise")
+
+
+def heading(benchmark: Mapping[str, Any], patients: int) -> str:
+    """What a table is of, as Markdown."""
+    return (
+        f"# Table 1\nSimulated pairs: {benchmark['pairs']}; CTs: {patients} "
+        f"({benchmark['data']}, seed {benchmark['seed']}); "
+        f"tlt {version('transformer-lesion-tracker')}.\n\n"
+    )
 
 
 def _merged(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +165,15 @@ def made_by(tracker: Tracker) -> dict[str, Any]:
     }
 
 
-def _check_the_same(path: Path, benchmark: dict[str, Any]) -> None:
+def _check_the_same(output: Path, benchmark: dict[str, Any]) -> None:
     """Rows of one folder are of the same pairs."""
-    if path.exists() and json.loads(path.read_text()) != benchmark:
-        raise UsageError(f"{path.parent}: holds rows of other pairs ({path.name}); choose another")
+    path = output / "benchmark.json"
+    if not path.exists():
+        return
+    there = read_json(path)
+    if there != benchmark:
+        apart = " ".join(f"--{key} {value}" for key, value in there.items())
+        raise UsageError(f"{output}: holds rows of {apart}; give these or choose another --output")
 
 
 def check_alike(
@@ -169,7 +207,7 @@ def measured_rows(output: Path) -> dict[str, list[LesionRow]]:
     path = output / "rows.json"
     if not path.exists():
         return {}
-    return {name: read_rows(path, name) for name in json.loads(path.read_text())}
+    return {name: read_rows(path, name) for name in read_json(path)}
 
 
 def table_lines(
@@ -177,13 +215,15 @@ def table_lines(
 ) -> list[dict[str, Any]]:
     """The figures of each tracker, the best first, with tests against TLT and the paper's row.
 
-    ``made`` is what is known of the making of each row: its ``peak_mib``, version and weights.
+    ``made`` is what is known of the making of each row: its ``tracker``, where the row is called
+    otherwise, ``peak_mib``, version and weights.
     ``lesions`` has the figures without landmarks, which no detector of lesions can find, and which
     DLS does not ask for; None where that is all or nothing.
     """
     lesions = {name: [r for r in own if r.kind != LANDMARK] for name, own in rows.items()}
     lines = []
     for name, own in rows.items():
+        origin = made.get(name, {}).get("tracker", name)
         tested = FIRST in rows and name != FIRST
         part = lesions[name] if 0 < len(lesions[name]) < len(own) else None
         lines.append(
@@ -193,7 +233,7 @@ def table_lines(
                 "lesions": part and score(part, lesions[FIRST] if tested else None),
                 "peak_mib": None,
                 **made.get(name, {}),
-                "paper_dls": asdict(PAPER[name]) if name in PAPER else None,
+                "paper_dls": asdict(PAPER[origin]) if origin in PAPER else None,
             }
         )
     return sorted(lines, key=lambda line: -line["cpm_10mm"])
@@ -217,18 +257,33 @@ def _tables(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
-    found = [
-        f"p MED: paired t-test of the errors of `{FIRST}` and of the row's tracker, over lesions "
-        "(as in the paper) and over the means of patients; p CPM: of CPM@10mm, the t-test over "
-        "lesions and exact McNemar. Lesions of one patient are not independent: the test over "
-        f"patients is the careful one. MED mm: `{FIRST}` minus the other, where both answered.",
-        f"`{FIRST}` has a last step of ours, `{FIRST}-network` lacks that. Also ours: the "
-        "similarity of a learned embedding in that network.",
-        "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by the "
-        "lesions alone, as DLS does.",
-        "The paper's columns are on DLS, real pairs, with networks trained on them: compare the "
-        "order and the differences, not the values.",
-    ]
+    """What a reader must know of the rows that are there."""
+    names = {line.get("tracker", line["name"]) for line in lines}
+    found = []
+    if any(line.get("comparison") for line in lines):
+        found.append(
+            f"p MED: paired t-test of the errors of `{FIRST}` and of the row's tracker, over "
+            "lesions (as in the paper) and over the means of patients; p CPM: of CPM@10mm, the "
+            "t-test over lesions and exact McNemar. Lesions of one patient are not independent: "
+            "the test over patients is the careful one, and of few patients it says little. MED "
+            f"mm: `{FIRST}` minus the other, where both answered."
+        )
+    if names & {FIRST, f"{FIRST}-network"}:
+        found.append(
+            f"`{FIRST}` has a last step of ours, `{FIRST}-network` lacks that. Also ours: the "
+            "similarity of a learned embedding in that network. The paper's row of TLT stands "
+            "beside both."
+        )
+    if any(name.startswith(("lens-", "vuld-")) for name in names):
+        found.append(
+            "A detector finds lesions, and no landmarks: `lens-` and `vuld-` are to be judged by "
+            "the lesions alone, as DLS does."
+        )
+    if any(line["paper_dls"] for line in lines):
+        found.append(
+            "The paper's columns are on DLS, real pairs, with networks trained on them: compare "
+            "the order and the differences, not the values."
+        )
     missed = {line["name"]: line["n"] - line["answered"] for line in lines}
     told = ", ".join(f"{count} of `{name}`" for name, count in missed.items() if count)
     if told:

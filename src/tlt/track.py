@@ -180,8 +180,13 @@ def make_system(name: str, model: str | None, device: str, precision: str) -> Sy
         return make()
     chosen = list(info.weights.values()) if model is None else model.split(",")
     if len(chosen) != len(info.weights):
+        if len(info.weights) == 1:
+            raise UsageError(f"--model {model}: the tracker '{name}' takes one file; give one")
         wanted = ",".join(family.upper() for family in info.weights)
-        raise UsageError(f"--model {model}: the tracker '{name}' takes {wanted}")
+        raise UsageError(
+            f"--model {model}: the tracker '{name}' has {len(info.weights)} networks; give a file "
+            f"or shipped name for each, a comma between: --model {wanted}"
+        )
     place = usable_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(place))
     models = [load_weights(one, of) for one, of in zip(chosen, info.weights, strict=True)]

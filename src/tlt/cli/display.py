@@ -134,7 +134,7 @@ def match_table(result: Result, errors_mm: Mapping[str, float] | None = None) ->
 
 def _caption(result: Result) -> list[str]:
     """What the columns mean, and which follow-up is which with its registration."""
-    lines = ["mm; x, y, z in LPS; radius at baseline"]
+    lines = [f"tracker {result.software.tracker}; mm; x, y, z in LPS; radius at baseline"]
     sizes = [f.size for lesion in result.lesions for f in lesion.followups]
     if any(size is not None for size in sizes):
         lines.append("size: long x short axis at follow-up, and its change from baseline")

@@ -90,7 +90,7 @@ def table1(
     ] = None,
     model: Model = None,
     row: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the row with --model is called.")
+        str | None, typer.Option(metavar="NAME", help="Name of the row of --model; with it only.")
     ] = None,
 ) -> None:
     """Table 1: every tracker on the same simulated pairs; those measured before are kept.

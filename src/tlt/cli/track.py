@@ -85,7 +85,10 @@ def track(
         str, typer.Option(metavar="NAME", help="Which tracker; see tlt trackers.")
     ] = "tlt",
     model: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_PATH", help="Weights of the tracker.")
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH", help="Weights of the tracker; with a comma where it has two."
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda or cuda:N.")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+COLUMNS = {"cpm_10mm": ".1f", "lesions_cpm_10mm": ".1f", "med_mm": ".2f", "seconds": ".2f"}
+
 
 def trackers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -26,9 +28,9 @@ def trackers(
     from tlt.cli.display import out_console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("Tracker", "What it does", "Source"):
-        table.add_column(title)
-    for title in ("Parameters", "CPM@10mm %", "MED mm", "s/lesion"):
+    table.add_column("Tracker", no_wrap=True)
+    table.add_column("What it does (source)")
+    for title in ("Para-\nmeters", "CPM@\n10mm %", "lesions\nalone %", "MED\nmm", "s a\nlesion"):
         table.add_column(title, justify="right")
     missing: dict[str, list[str]] = {}  # trackers by weights
     for row in rows:
@@ -38,15 +40,17 @@ def trackers(
         known, measured = row["parameters"], row["measured"] or {}
         numbers = ["missing" if absent else f"{known / 1e6:.2f} M" if known else "-"]
         numbers += [
-            format(measured[key], form) if key in measured else "-"
-            for key, form in (("cpm_10mm", ".1f"), ("med_mm", ".2f"), ("seconds", ".2f"))
+            format(measured[key], form) if key in measured else "-" for key, form in COLUMNS.items()
         ]
-        table.add_row(*map(Text, (row["name"], row["summary"], row["source"], *numbers)))
+        what = Text.assemble(row["summary"], (f" ({row['source']})", "dim"))
+        table.add_row(row["name"], what, *numbers)
     console = out_console()
     console.print(table)
     if any(row["measured"] for row in rows):
         console.print(
-            "Measured on the simulated benchmark, not on patients: docs/results.md.", style="dim"
+            "Measured on simulated follow-ups, not on patients (docs/results.md): lesions and "
+            "landmarks together, and the lesions alone, which is all that a detector can find.",
+            style="dim",
         )
     else:
         console.print("Nothing measured is shipped: see docs/results.md.", style="dim")
@@ -78,13 +82,12 @@ def _facts(system: Any) -> dict[str, Any]:
 
 def _remedies(missing: dict[str, list[str]]) -> list[str]:
     """How to get the weights that trackers lack, a line each."""
-    from tlt.model.shipped import KNOWN
+    from tlt.model.shipped import how_made
 
     if not missing:
         return []
     made = [
-        f"  {name} ({', '.join(trackers)}): tlt train --config {KNOWN[name]}"
-        for name, trackers in missing.items()
+        f"  {name} ({', '.join(trackers)}): {how_made(name)}" for name, trackers in missing.items()
     ]
     return [
         "Weights that are missing, and what makes them in a clone of the repository; give the file "

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-# Weights that trackers take by name, and what makes them again.
+# Weights that trackers take by name, and the trainings that make them again, one after the other.
 KNOWN = {
-    "tlt-ct": "configs/compact-motion.yaml",
+    "tlt-ct": "configs/compact.yaml configs/compact-views.yaml configs/compact-motion.yaml",
     "transt-ct": "configs/table1/transt.yaml",
     "dlt-ct": "configs/table1/dlt.yaml",
     "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
@@ -24,6 +24,12 @@ KNOWN = {
 }
 
 PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")
+PUBLISHED_LESIONS = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm")
+
+
+def how_made(name: str) -> str:
+    """The commands, to be run in a clone of the repository, that make weights again."""
+    return ", then ".join(f"'tlt train --config {config}'" for config in KNOWN[name].split())
 
 
 def shipped_path(name: str) -> Path:
@@ -48,9 +54,15 @@ def count_parameters(path: Path) -> int:
 def published() -> dict[str, dict[str, float]]:
     """The row of each tracker on the published benchmark: some figures of `tlt.table1.table_lines`.
 
-    They are data (``weights/table1.json``, copied from a run's ``table1.json``).
+    ``lesions_...`` are those of the lesions alone. They are data (``weights/table1.json``, copied
+    from a run's ``table1.json``).
     """
     path = resources.files("tlt").joinpath("weights/table1.json")
     if not path.is_file():
         return {}
-    return {line["name"]: {k: line[k] for k in PUBLISHED} for line in json.loads(path.read_text())}
+    lines = {line["name"]: line for line in json.loads(path.read_text())}
+    return {
+        name: {key: line[key] for key in PUBLISHED}
+        | {f"lesions_{key}": line["lesions"][key] for key in PUBLISHED_LESIONS}
+        for name, line in lines.items()
+    }

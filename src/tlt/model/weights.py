@@ -19,7 +19,7 @@ from tlt.errors import ModelError
 from tlt.families import FAMILIES, Family
 from tlt.io.files import atomic_write
 from tlt.model.backbone import fold_batch_norms
-from tlt.model.shipped import KNOWN, shipped_path
+from tlt.model.shipped import KNOWN, how_made, shipped_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +95,21 @@ def weights_path(name_or_path: str) -> Path:
     Raises:
         ModelError: there is none.
     """
-    path = Path(name_or_path)
-    if name_or_path in KNOWN:
-        path = shipped_path(name_or_path)
-    if not path.is_file():
-        config = KNOWN.get(name_or_path, "C.yaml")
+    known = name_or_path in KNOWN
+    path = shipped_path(name_or_path) if known else Path(name_or_path)
+    if path.is_file():
+        return path
+    if known:
         raise ModelError(
-            f"no weights '{name_or_path}': neither a file nor one of the shipped models "
-            f"({', '.join(name for name in KNOWN if shipped_path(name).is_file())}); "
-            f"make them with 'tlt train --config {config}' and give the file with --model"
+            f"the weights '{name_or_path}' are missing in this installation of tlt; install it "
+            f"again, or make them in a clone of the repository with {how_made(name_or_path)} and "
+            "give weights.safetensors of the output with --model"
         )
-    return path
+    raise ModelError(
+        f"no weights '{name_or_path}': neither a file nor one of the shipped models "
+        f"({', '.join(name for name in KNOWN if shipped_path(name).is_file())}); give one of "
+        "these or a file that 'tlt train' made"
+    )
 
 
 def _config(path: Path, metadata: dict[str, str], family: Family) -> Any:

@@ -59,13 +59,13 @@ TRACKERS = {
         SystemInfo(
             "tlt",
             "cross-attention transformer on the affine prior, then the tissue about the lesion",
-            "Tang et al., MICCAI 2022; the last step is ours",
+            "Tang et al., MICCAI 2022; last step: ours",
             "tlt.systems.tlt:TLTSystem",
             {"tlt": "tlt-ct"},
         ),
         SystemInfo(
             "tlt-network",
-            "the network of it alone",
+            "the network of tlt alone, without its last step",
             "Tang et al., MICCAI 2022",
             "tlt.systems.tlt:network_alone",
             {"tlt": "tlt-ct"},
@@ -86,7 +86,7 @@ TRACKERS = {
         ),
         SystemInfo(
             "dlt-mix",
-            "the same, trained on augmentations of single scans, too",
+            "dlt, trained on augmentations of single scans, too",
             "Cai et al., CVPR 2021",
             "tlt.systems.network:NetworkSystem",
             {"dlt": "dlt-mix-ct"},
