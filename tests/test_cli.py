@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import write_dicom_series
 from fakes import LESIONS, SHIFT_MM, FakeTracker, ball_volume
+from rich.console import Console
 
 from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.cli.track import DEFAULT_FORMATS, chosen_formats, join_formats
@@ -27,6 +28,8 @@ from tlt.io.output import staged
 from tlt.io.results import Result, read_json
 from tlt.io.sources import SOURCES
 from tlt.lesion import Status
+from tlt.model.shipped import PUBLISHED
+from tlt.systems import TRACKERS
 from tlt.timeline import in_time_order, track_over_time
 
 
@@ -93,6 +96,7 @@ def test_track_writes_everything_and_prints_the_table(study, tmp_path, tracker, 
         " ".join(row.split()) == "L1 nodule found 90 % -16.0 -16.0 -41.0 8.0 15.8 x 15.8 +0 % 11.5"
     )
     assert "similarity of the registration 0.88" in out
+    assert f"tracker {result.software.tracker}; mm; x, y, z in LPS" in out
     assert "read images" in err
     assert "\x1b" not in out + err
 
@@ -436,6 +440,27 @@ def test_trackers_lists_what_can_be_chosen(capsys):
     assert parameters["tlt"] == 1_293_893  # as docs/method.md has it: no batch statistics
     for row in rows:
         assert row["measured"]["n"] > row["measured"]["lesions_n"] > 100
+
+
+def test_trackers_fit_a_terminal_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setattr(
+        "tlt.cli.display.out_console", lambda: Console(width=80, force_terminal=False)
+    )
+    assert main(["trackers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {line.split()[0] for line in lines if line[:1].isalpha()} > set(TRACKERS)
+    assert "…" not in "".join(lines)
+
+
+def test_a_row_without_figures_is_a_dash(capsys, monkeypatch, tmp_path):
+    lines = [{"name": "patch", "lesions": None} | dict.fromkeys(PUBLISHED)]
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "table1.json").write_text(json.dumps(lines))
+    monkeypatch.setattr("tlt.model.shipped.resources.files", lambda package: tmp_path)
+    assert main(["trackers"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("patch"))
+    assert row.split()[-5:] == ["-"] * 5
 
 
 def test_weights_that_are_missing_are_told_once(capsys, monkeypatch, tmp_path):

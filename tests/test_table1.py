@@ -16,14 +16,15 @@ import pytest
 from conftest import make_phantom, torso_grid
 
 import tlt.peak_memory
-from tlt.cli.main import main
+from tlt.cli.main import INTERNAL_ERROR, main
 from tlt.data.followup import Study
-from tlt.errors import UsageError
-from tlt.evaluate import Case
+from tlt.errors import InputError, UsageError
+from tlt.evaluate import Case, Outcome
 from tlt.metrics import LesionRow
 from tlt.model.shipped import shipped_path
 from tlt.peak_memory import own_peak_mib, peak_memory
-from tlt.table1 import PAPER, check_alike, table_lines, table_text
+from tlt.rows import write_rows
+from tlt.table1 import FILES, PAPER, check_alike, table_lines, table_text
 
 
 def rows(errors_mm: list[float]) -> list[LesionRow]:
@@ -111,14 +112,49 @@ def test_trackers_one_by_one_into_one_table(ct_folder: Path, tmp_path: Path, cap
     assert all(line["tlt"] and line["model"] is None for line in lines)
     assert not (output / "rows.part.json").exists()
     assert main([*asked, "--pairs", "2", "--tracker", "affine"]) == 2
-    assert (
-        f"holds rows of --data {ct_folder.name} --pairs 1 --seed 2022; " in capsys.readouterr().err
-    )
+    assert f"holds rows of data {ct_folder.name}, pairs 1, seed 2022; " in capsys.readouterr().err
     assert main([*asked, "--pairs", "1", "--tracker", "nobody"]) == 2
-    (output / "rows.json").write_text("{")
-    assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 3
-    assert "rows.json: cannot be read as JSON" in capsys.readouterr().err
-    assert main([*asked[:5], str(output / "rows.json"), "--tracker", "affine"]) == 3
+
+
+def test_what_cannot_be_done_is_told_before_the_work(
+    ct_folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("tlt.table1.simulated_cases", None)  # nothing is simulated here
+    output = tmp_path / "out"
+    output.mkdir()
+    write_rows({"patch": [Outcome(row, None) for row in rows([1.0])]}, output / "rows.json")
+
+    def said(exit_code: int, data: Path = ct_folder, folder: Path = output, *more: str) -> str:
+        asked = ["--data", str(data), "--output", str(folder), "--pairs", "1", *more]
+        assert main(["experiment", "table1", "--tracker", "affine", *asked]) == exit_code
+        return capsys.readouterr().err
+
+    assert "is no folder" in said(3, ct_folder, output / "rows.json")
+    assert "no *.nii.gz CT in it" in said(3, tmp_path)
+    assert "holds rows of unknown pairs; give the same" in said(2)
+    benchmark = {"data": ct_folder.name, "pairs": 2, "seed": 2022}
+    (output / "benchmark.json").write_text(json.dumps(benchmark))
+    assert f"rows of data {ct_folder.name}, pairs 2, seed 2022; " in said(2)
+    for damaged in ("benchmark.json", "trackers.json", "rows.json"):
+        kept = (output / damaged).read_text() if (output / damaged).exists() else "{}"
+        (output / damaged).write_text("{")
+        assert f"{damaged}: cannot be read as JSON" in said(3)
+        (output / damaged).write_text("[]")
+        assert f"{damaged}: not what 'tlt experiment table1' writes" in said(3)
+        (output / damaged).write_text(kept)
+
+
+def test_an_interrupted_run_leaves_what_was_measured(
+    ct_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    output = tmp_path / "out"
+    asked = ["experiment", "table1", "--data", str(ct_folder), "--output", str(output)]
+    assert main([*asked, "--pairs", "1", "--tracker", "affine"]) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert set(before) == set(FILES)
+    monkeypatch.setattr("tlt.table1.peak_memory", lambda *_: 1 / 0)
+    assert main([*asked, "--pairs", "1", "--tracker", "patch"]) == INTERNAL_ERROR
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, capsys) -> None:
@@ -127,8 +163,9 @@ def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, ca
     asked += ["--pairs", "1", "--tracker", "tlt-network", "--model", str(shipped_path("tlt-ct"))]
     assert main(asked) == 2
     assert "--model and --row go together" in capsys.readouterr().err
-    for name in ("tlt", "", "a|b"):
+    for name, words in {"tlt": "the name of a tracker", "": "letters", "a|b": "letters"}.items():
         assert main([*asked, "--row", name]) == 2
+        assert f"{words}" in capsys.readouterr().err
     assert main([*asked, "--row", "alike"]) == 0
     (line,) = json.loads((output / "table1.json").read_text())
     assert (line["name"], line["model"], len(line["weights_sha256"])) == ("alike", "tlt-ct", 64)
@@ -145,6 +182,9 @@ def test_trackers_on_other_truths_are_not_compared() -> None:
     for other in (moved, started, known[:1]):
         with pytest.raises(UsageError, match="choose another --output"):
             check_alike("dlt", own, {"tlt": other})
+    check_alike("dlt", own[:1], {"tlt": known})  # not yet done
+    with pytest.raises(UsageError, match="on 2 lesions, 'dlt' on 1; choose another --output"):
+        check_alike("dlt", own[:1], {"tlt": known}, whole=True)
     check_alike("dlt", [own[0], replace(own[1], prior_mm=None)], {"tlt": started})
 
 
@@ -162,8 +202,14 @@ def killed(*_: object) -> float:
     return 0.0
 
 
-def test_a_process_that_is_ended_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def refused(*_: object) -> float:
+    """A tracker whose pair shows two bodies."""
+    raise InputError("the follow-up does not show the baseline's part of the body")
+
+
+@pytest.mark.parametrize("ended", [killed, refused])
+def test_a_process_that_is_ended_has_no_peak(ended, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = torso_grid((12, 10, 8), (5.0, 5.0, 6.0))
     case = Case("a", "a", Study(make_phantom(grid), make_phantom(grid), ()))
-    monkeypatch.setattr(tlt.peak_memory, "_track_peak", killed)
+    monkeypatch.setattr(tlt.peak_memory, "_track_peak", ended)
     assert peak_memory({"row": "affine"}, case) == {"row": None}

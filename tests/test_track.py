@@ -284,6 +284,10 @@ def test_the_network_alone_and_with_the_last_step() -> None:
 def test_what_cannot_be_made_is_refused() -> None:
     with pytest.raises(UsageError, match="no weights"):
         make_system("patch", "some.safetensors", "cpu", "auto")
+    with pytest.raises(UsageError, match="'dlt' takes one file; give one"):
+        make_system("dlt", "dlt-ct,dlt-mix-ct", "cpu", "auto")
+    with pytest.raises(ModelError, match=r"one of the shipped models \(tlt-ct, "):
+        make_system("dlt", "nowhere.safetensors", "cpu", "auto")
     with pytest.raises(ModelError, match="no weights"):
         Tracker.load("tlt", "missing.safetensors")
     if not torch.cuda.is_available():

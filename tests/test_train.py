@@ -273,7 +273,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     # Dropout draws from torch's generator, whose state must come back too.
-    long = changed(config, steps=12, validate_every=4, network=TINY_NETWORK | {"dropout": 0.1})
+    long = changed(config, steps=24, validate_every=4, network=TINY_NETWORK | {"dropout": 0.1})
     train(long)
     cut = tmp_path / "cut"
     file = write_yaml(long, tmp_path / "c.yaml", output=str(cut))

@@ -93,7 +93,7 @@ def tables(outcomes: dict[str, list[Outcome]]) -> str:
     rows = {name: [o.row for o in every] for name, every in outcomes.items()}
     groups = {name: strata(part) for name, part in rows.items()}
     text = table({name: summarise(part) for name, part in rows.items()})
-    for stratum in next(iter(groups.values())):
+    for stratum in dict.fromkeys(name for own in groups.values() for name in own):
         part = {name: summarise(own[stratum]) for name, own in groups.items() if stratum in own}
         text += f"\n{stratum}\n\n{table(part)}"
     return text

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from tlt.errors import InputError
 from tlt.evaluate import Case
 from tlt.io.images import load_volume, save_volume
 from tlt.lesion import Lesion
@@ -23,7 +24,8 @@ def peak_memory(
     """Peak resident memory, in MiB, of reading and tracking a pair, each tracker in a process.
 
     ``makers`` are the trackers by the names of their rows; ``model`` takes the place of weights.
-    None for one whose process was ended, as for want of memory: what is measured beside it stays.
+    None for one whose process was ended, as for want of memory, or where the pair is refused: what
+    is measured beside it stays.
     """
     study = case.study
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +38,7 @@ def peak_memory(
                 peak = pool.submit(_track_peak, name, model, paths, study.lesions)
                 try:
                     found[row] = peak.result()
-                except BrokenProcessPool:
+                except (BrokenProcessPool, InputError):
                     found[row] = None
     return found
 

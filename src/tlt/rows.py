@@ -24,11 +24,15 @@ UNKNOWN = ("slice_mm", "seconds", "confidence")  # None on disk where they are n
 
 def write_rows(outcomes: Mapping[str, Sequence[Outcome]], path: Path) -> None:
     """Store the rows of each tracker, with the features of their confidence, as JSON."""
-    content = {
+    atomic_write(path, json.dumps(rows_content(outcomes), indent=1, allow_nan=False) + "\n")
+
+
+def rows_content(outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, list[dict[str, Any]]]:
+    """What a file of rows holds: JSON values, a row a lesion, by tracker."""
+    return {
         name: [without_nan({**asdict(o.row), "features": o.features}) for o in every]
         for name, every in outcomes.items()
     }
-    atomic_write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tlt.data.dls import read_json
-from tlt.errors import UsageError
+from tlt.errors import InputError, UsageError
 from tlt.evaluate import Outcome, Report, evaluate, simulated_cases
 from tlt.experiments import chosen_trackers
 from tlt.geometry import Triple
@@ -25,7 +25,7 @@ from tlt.io.images import ct_files
 from tlt.io.output import check_writable
 from tlt.metrics import LesionRow
 from tlt.peak_memory import peak_memory
-from tlt.rows import read_rows, write_rows
+from tlt.rows import read_rows, rows_content
 from tlt.scores import aligned, score
 from tlt.systems import TRACKERS
 from tlt.track import Tracker
@@ -41,6 +41,8 @@ TEST_HEADINGS = [
     *("only it right", f"only `{FIRST}` right", "p CPM", "p CPM, McNemar"),
 ]
 LANDMARK = "structure"  # the kind of a lesion that is none (`tlt.data.followup`)
+BENCHMARK, ROWS, MADE = "benchmark.json", "rows.json", "trackers.json"
+FILES = (BENCHMARK, ROWS, MADE, "table1.json", "table1.md")  # what an output folder holds
 SAME_MM = 0.1  # by how much truth and prior of a lesion may differ between two trackers
 
 
@@ -67,8 +69,8 @@ PAPER = {
     "dlt": PaperRow(78.85, 86.88, 7.0, 8.9),
     "transt": PaperRow(79.59, 88.99, 7.6, 7.9),
     "tlt": PaperRow(87.37, 95.32, 6.0, 7.7),
-    "tlt-network": PaperRow(87.37, 95.32, 6.0, 7.7),
 }
+PAPER["tlt-network"] = PAPER["tlt"]
 
 
 def run_table1(
@@ -84,11 +86,12 @@ def run_table1(
     """Measure trackers, beside those measured before; the table of all as Markdown.
 
     With ``model``, weights that take the place of a single tracker's own, its row is called
-    ``row``. ``rows.json``, ``trackers.json`` (what each row was made by), ``table1.json`` and
-    ``table1.md`` go into the output folder.
+    ``row``. The files of `FILES` in the output folder are replaced when all is measured; a run
+    that is interrupted leaves them as they were.
 
     Raises:
         UsageError: a name that is none, or the folder holds rows of other pairs.
+        InputError: no CTs, an output that cannot be written, or files there that cannot be read.
         ModelError: a tracker cannot be used.
     """
     _check_row(names, model, row)
@@ -98,37 +101,51 @@ def run_table1(
     makers = {row or tracker.name: tracker.name for tracker in trackers}
     for tracker in trackers:
         tracker.name = row or tracker.name
-    known = measured_rows(output)
     benchmark = {"data": data.resolve().name, "pairs": pairs, "seed": seed}
-    if known:
-        _check_the_same(output, benchmark)
+    known, made = measured_before(output, benchmark)
     kept = {name: own for name, own in known.items() if name not in makers}
 
-    def save(outcomes: dict[str, list[Outcome]]) -> None:
+    def check(outcomes: Mapping[str, Sequence[Outcome]]) -> None:
         for name, every in outcomes.items():
             check_alike(name, [outcome.row for outcome in every], kept)
-        atomic_write(output / "benchmark.json", json.dumps(benchmark, indent=1) + "\n")
-        write_rows(outcomes, output / "rows.part.json")
 
-    save(evaluate(trackers, simulated_cases(data, pairs, seed), report, save))
-    _merged(output / "rows.json", json.loads((output / "rows.part.json").read_text()))
-    (output / "rows.part.json").unlink()
+    outcomes = evaluate(trackers, simulated_cases(data, pairs, seed), report, check)
+    for name, every in outcomes.items():
+        check_alike(name, [outcome.row for outcome in every], kept, whole=True)
     peaks = peak_memory(makers, next(simulated_cases(data, 1, seed)), model)
-    made = {
+    made |= {
         t.name: {"tracker": makers[t.name], "peak_mib": peaks[t.name], **made_by(t)}
         for t in trackers
     }
+    return _store(output, benchmark, outcomes, made)
+
+
+def _store(
+    output: Path,
+    benchmark: dict[str, Any],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    made: dict[str, Any],
+) -> str:
+    """Write every file of a folder, its earlier rows among them; the table as Markdown."""
+    atomic_write(output / BENCHMARK, _json(benchmark))
+    atomic_write(output / MADE, _json(made))
+    before = read_json(output / ROWS) if (output / ROWS).exists() else {}
+    atomic_write(output / ROWS, _json(before | rows_content(outcomes)))
     rows = measured_rows(output)
-    lines = table_lines(rows, _merged(output / "trackers.json", made))
-    atomic_write(output / "table1.json", json.dumps(lines, indent=1) + "\n")
+    lines = table_lines(rows, made)
+    atomic_write(output / "table1.json", _json(lines))
     patients = {one.patient for own in rows.values() for one in own}
-    text = heading(benchmark, len(patients)) + table_text(lines)
+    text = heading(benchmark, len(patients), lines) + table_text(lines)
     atomic_write(output / "table1.md", text)
     return text
 
 
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
 def _check_row(names: Sequence[str], model: str | None, row: str | None) -> None:
-    """Raises UsageError where a row of other weights cannot be told from those that are there."""
+    """Raises UsageError where a row of other weights has no name of its own, or would break it."""
     if (model is None) != (row is None) or (model is not None and len(names) != 1):
         raise UsageError("--model and --row go together, with one --tracker; give all three")
     if row is None:
@@ -139,20 +156,13 @@ def _check_row(names: Sequence[str], model: str | None, row: str | None) -> None
         raise UsageError(f"--row '{row}': letters, digits and . _ + - only; call it otherwise")
 
 
-def heading(benchmark: Mapping[str, Any], patients: int) -> str:
-    """What a table is of, as Markdown."""
+def heading(benchmark: Mapping[str, Any], patients: int, lines: Sequence[Mapping[str, Any]]) -> str:
+    """What a table is of, as Markdown: pairs, and the versions that measured its rows."""
+    versions = sorted({line["tlt"] for line in lines if "tlt" in line})
     return (
         f"# Table 1\nSimulated pairs: {benchmark['pairs']}; CTs: {patients} "
-        f"({benchmark['data']}, seed {benchmark['seed']}); "
-        f"tlt {version('transformer-lesion-tracker')}.\n\n"
+        f"({benchmark['data']}, seed {benchmark['seed']}); tlt {', '.join(versions)}.\n\n"
     )
-
-
-def _merged(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
-    """What a file of JSON holds with ``fresh`` in it, which is written."""
-    content = (json.loads(path.read_text()) if path.exists() else {}) | fresh
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
-    return content
 
 
 def made_by(tracker: Tracker) -> dict[str, Any]:
@@ -165,24 +175,47 @@ def made_by(tracker: Tracker) -> dict[str, Any]:
     }
 
 
-def _check_the_same(output: Path, benchmark: dict[str, Any]) -> None:
-    """Rows of one folder are of the same pairs."""
-    path = output / "benchmark.json"
-    if not path.exists():
-        return
-    there = read_json(path)
+def measured_before(
+    output: Path, benchmark: dict[str, Any]
+) -> tuple[dict[str, list[LesionRow]], dict[str, Any]]:
+    """The rows that a folder holds, and what each was made by.
+
+    Raises:
+        UsageError: they are of another benchmark. InputError: a file cannot be read.
+    """
+    rows = measured_rows(output)
+    if not rows:
+        return {}, {}
+    there, made = (_facts(output / name) for name in (BENCHMARK, MADE))
     if there != benchmark:
-        apart = " ".join(f"--{key} {value}" for key, value in there.items())
-        raise UsageError(f"{output}: holds rows of {apart}; give these or choose another --output")
+        said = ", ".join(f"{key} {value}" for key, value in there.items()) or "unknown pairs"
+        raise UsageError(
+            f"{output}: holds rows of {said}; give the same, or choose another --output"
+        )
+    return rows, made
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a file of facts holds; nothing where it is not there."""
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: not what 'tlt experiment table1' writes; choose another --output"
+        )
+    return content
 
 
 def check_alike(
-    name: str, rows: Sequence[LesionRow], known: Mapping[str, Sequence[LesionRow]]
+    name: str,
+    rows: Sequence[LesionRow],
+    known: Mapping[str, Sequence[LesionRow]],
+    whole: bool = False,
 ) -> None:
     """Raises UsageError where a tracker's lesions are not those that others were measured on.
 
-    The pairs are made anew each time: with another version of the simulator or of the registration
-    lesions of the same name have another truth or prior, and cannot be compared.
+    ``whole`` says that all pairs are done, so that none may be lacking. The pairs are made anew
+    each time: with another version of the simulator or of the registration lesions of the same
+    name have another truth or prior, and cannot be compared.
     """
     for other, every in known.items():
         before = {(row.pair, row.lesion): row for row in every}
@@ -195,6 +228,11 @@ def check_alike(
                     f"{row.lesion} of {row.pair} lies elsewhere, or starts elsewhere, for '{name}' "
                     f"than for '{other}', which another version measured; choose another --output"
                 )
+        if whole and len(before) != len(rows):
+            raise UsageError(
+                f"'{other}' was measured on {len(before)} lesions, '{name}' on {len(rows)}; "
+                "choose another --output"
+            )
 
 
 def _same_place(one: Triple | None, other: Triple | None) -> bool:
@@ -204,10 +242,8 @@ def _same_place(one: Triple | None, other: Triple | None) -> bool:
 
 def measured_rows(output: Path) -> dict[str, list[LesionRow]]:
     """The rows of every tracker that a folder holds."""
-    path = output / "rows.json"
-    if not path.exists():
-        return {}
-    return {name: read_rows(path, name) for name in read_json(path)}
+    path = output / ROWS
+    return {name: read_rows(path, name) for name in _facts(path)}
 
 
 def table_lines(
@@ -215,8 +251,8 @@ def table_lines(
 ) -> list[dict[str, Any]]:
     """The figures of each tracker, the best first, with tests against TLT and the paper's row.
 
-    ``made`` is what is known of the making of each row: its ``tracker``, where the row is called
-    otherwise, ``peak_mib``, version and weights.
+    ``made`` is what is known of the making of each row: its ``tracker`` (the row's name where
+    that is not known), ``peak_mib``, version and weights.
     ``lesions`` has the figures without landmarks, which no detector of lesions can find, and which
     DLS does not ask for; None where that is all or nothing.
     """
@@ -272,7 +308,7 @@ def _notes(lines: Sequence[dict[str, Any]]) -> list[str]:
         found.append(
             f"`{FIRST}` has a last step of ours, `{FIRST}-network` lacks that. Also ours: the "
             "similarity of a learned embedding in that network. The paper's row of TLT stands "
-            "beside both."
+            "beside every row of these."
         )
     if any(name.startswith(("lens-", "vuld-")) for name in names):
         found.append(

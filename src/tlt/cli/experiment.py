@@ -90,7 +90,7 @@ def table1(
     ] = None,
     model: Model = None,
     row: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the row of --model; with it only.")
+        str | None, typer.Option(metavar="NAME", help="Row of the weights that --model gives.")
     ] = None,
 ) -> None:
     """Table 1: every tracker on the same simulated pairs; those measured before are kept.

@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-COLUMNS = {"cpm_10mm": ".1f", "lesions_cpm_10mm": ".1f", "med_mm": ".2f", "seconds": ".2f"}
+MEASURED = (  # title, key of the measured row, form
+    ("CPM@\n10mm %", "cpm_10mm", ".1f"),
+    ("lesions\nalone %", "lesions_cpm_10mm", ".1f"),
+    ("MED\nmm", "med_mm", ".2f"),
+    ("s a\nlesion", "seconds", ".2f"),
+)
 
 
 def trackers(
@@ -29,8 +34,8 @@ def trackers(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("Tracker", no_wrap=True)
-    table.add_column("What it does (source)")
-    for title in ("Para-\nmeters", "CPM@\n10mm %", "lesions\nalone %", "MED\nmm", "s a\nlesion"):
+    table.add_column("What it does (source)", overflow="fold")
+    for title in ("Para-\nmeters", *(title for title, _, _ in MEASURED)):
         table.add_column(title, justify="right")
     missing: dict[str, list[str]] = {}  # trackers by weights
     for row in rows:
@@ -40,7 +45,8 @@ def trackers(
         known, measured = row["parameters"], row["measured"] or {}
         numbers = ["missing" if absent else f"{known / 1e6:.2f} M" if known else "-"]
         numbers += [
-            format(measured[key], form) if key in measured else "-" for key, form in COLUMNS.items()
+            "-" if measured.get(key) is None else format(measured[key], form)
+            for _, key, form in MEASURED
         ]
         what = Text.assemble(row["summary"], (f" ({row['source']})", "dim"))
         table.add_row(row["name"], what, *numbers)

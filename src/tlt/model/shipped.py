@@ -51,11 +51,11 @@ def count_parameters(path: Path) -> int:
         )
 
 
-def published() -> dict[str, dict[str, float]]:
+def published() -> dict[str, dict[str, float | None]]:
     """The row of each tracker on the published benchmark: some figures of `tlt.table1.table_lines`.
 
-    ``lesions_...`` are those of the lesions alone. They are data (``weights/table1.json``, copied
-    from a run's ``table1.json``).
+    ``lesions_...`` are those of the lesions alone, None where the row holds none beside landmarks,
+    or nothing else. They are data (``weights/table1.json``, copied from a run's ``table1.json``).
     """
     path = resources.files("tlt").joinpath("weights/table1.json")
     if not path.is_file():
@@ -63,6 +63,6 @@ def published() -> dict[str, dict[str, float]]:
     lines = {line["name"]: line for line in json.loads(path.read_text())}
     return {
         name: {key: line[key] for key in PUBLISHED}
-        | {f"lesions_{key}": line["lesions"][key] for key in PUBLISHED_LESIONS}
+        | {f"lesions_{key}": (line["lesions"] or {}).get(key) for key in PUBLISHED_LESIONS}
         for name, line in lines.items()
     }

@@ -103,7 +103,8 @@ def weights_path(name_or_path: str) -> Path:
         raise ModelError(
             f"the weights '{name_or_path}' are missing in this installation of tlt; install it "
             f"again, or make them in a clone of the repository with {how_made(name_or_path)} and "
-            "give weights.safetensors of the output with --model"
+            "give weights.safetensors of the last output with --model (DETECTOR,EMBEDDING for a "
+            "tracker of two networks)"
         )
     raise ModelError(
         f"no weights '{name_or_path}': neither a file nor one of the shipped models "
