@@ -2,6 +2,7 @@
 
 Started from the answers of TLT's network, of DLT, from the affine prior and from the truth itself,
 on simulated pairs; a table of errors in mm. What remains from the truth is the last step's own.
+``--largest`` is how far out patches lie about large lesions (`tlt.systems.local_motion`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from tlt.errors import InputError
 from tlt.evaluate import Case, simulated_cases
 from tlt.metrics import p95
+from tlt.systems import local_motion
 from tlt.systems.base import AlignedPair, align
 from tlt.systems.last_step import LastStep
 from tlt.systems.network import NetworkSystem
@@ -26,31 +28,36 @@ def main() -> None:
     parser.add_argument("cts", type=Path)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=2022)
+    parser.add_argument("--largest", type=float, default=local_motion.LARGEST)
     given = parser.parse_args()
     tlt, dlt = (make_system(name, None, "cpu", "auto") for name in ("tlt", "dlt"))
+    local_motion.LARGEST = given.largest
     errors: dict[tuple[str, str], list[float]] = {}
+    radius: list[float] = []
     for case in simulated_cases(given.cts, given.pairs, given.seed):
         try:
-            found = errors_of(case, tlt, dlt)
+            found, own = errors_of(case, tlt, dlt)
         except InputError:
             continue
+        radius += own
         for name, values in found.items():
             errors.setdefault(name, []).extend(values)
     print("| start | n | mean there | mean after | median after | p95 after | over 10 mm after |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for start, when in errors:
-        if when == "there":
-            there, after = (np.array(errors[start, name]) for name in ("there", "after"))
-            median, p95_after = np.median(after), p95(after)
-            cells = f"{there.mean():.2f} | {after.mean():.2f} | {median:.2f} | {p95_after:.1f}"
-            print(f"| {start} | {len(after)} | {cells} | {(after > 10).sum()} |")
+    for about, chosen in (("", np.array(radius) > 0), (", r >= 20 mm", np.array(radius) >= 20)):
+        for start in dict.fromkeys(start for start, _ in errors):
+            there, after = (np.array(errors[start, when])[chosen] for when in ("there", "after"))
+            if len(after):
+                cells = f"{there.mean():.2f} | {after.mean():.2f} | {np.median(after):.2f}"
+                far = f"{p95(after):.1f} | {(after > 10).sum()}"
+                print(f"| {start}{about} | {len(after)} | {cells} | {far} |")
 
 
 @torch.inference_mode()
 def errors_of(
     case: Case, tlt: NetworkSystem, dlt: NetworkSystem
-) -> dict[tuple[str, str], list[float]]:
-    """Errors in mm of each start, there and after the last step.
+) -> tuple[dict[tuple[str, str], list[float]], list[float]]:
+    """Errors in mm of each start, there and after the last step, and the lesions' radii.
 
     Raises:
         InputError: the pair is refused.
@@ -62,7 +69,7 @@ def errors_of(
     near = near_field_of_view(study.followup, priors, FOV_TOLERANCE_MM)
     seen = [truth for truth, one in zip(seen, near, strict=True) if one]
     if not seen:
-        return {}
+        return {}, []
     margin = max(tlt.margin_mm, dlt.margin_mm)
     lesions = [truth.lesion for truth in seen]
     pair = align(study.baseline, study.followup, lesions, registration, tlt.spacing_mm, margin)
@@ -80,7 +87,7 @@ def errors_of(
     for name, start in starts.items():
         found[name, "there"] = (start - truth).norm(dim=1).tolist()
         found[name, "after"] = (step(prior, start, radius)[0] - truth).norm(dim=1).tolist()
-    return found
+    return found, [lesion.radius_mm for lesion in lesions]
 
 
 def answers(
