@@ -44,7 +44,8 @@ def main() -> None:
             errors.setdefault(name, []).extend(values)
     print("| start | n | mean there | mean after | median after | p95 after | over 10 mm after |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for about, chosen in (("", np.array(radius) > 0), (", r >= 20 mm", np.array(radius) >= 20)):
+    for about, least_mm in (("", 0.0), (", r >= 20 mm", 20.0)):
+        chosen = np.array(radius) >= least_mm
         for start in dict.fromkeys(start for start, _ in errors):
             there, after = (np.array(errors[start, when])[chosen] for when in ("there", "after"))
             if len(after):

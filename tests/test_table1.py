@@ -165,7 +165,7 @@ def test_weights_of_ones_own_are_another_row(ct_folder: Path, tmp_path: Path, ca
     assert "--model and --row go together" in capsys.readouterr().err
     for name, words in {"tlt": "the name of a tracker", "": "letters", "a|b": "letters"}.items():
         assert main([*asked, "--row", name]) == 2
-        assert f"{words}" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
     assert main([*asked, "--row", "alike"]) == 0
     (line,) = json.loads((output / "table1.json").read_text())
     assert (line["name"], line["model"], len(line["weights_sha256"])) == ("alike", "tlt-ct", 64)

@@ -57,8 +57,25 @@ def read_rows(path: Path, field: str | None = None) -> list[LesionRow]:
         raise InputError(f"{path}: no rows of '{name}'; nothing was tracked")
     if name not in content:
         raise InputError(f"{path}: no rows of '{name}'; --field may be {', '.join(content)}")
+    return _rows(content[name], path)
+
+
+def read_every_row(path: Path) -> dict[str, list[LesionRow]]:
+    """The rows of each tracker of a file that `write_rows` wrote.
+
+    Raises:
+        InputError: unreadable, another kind of file, or a tracker without rows.
+    """
+    content = read_json(path)
+    if not _is_rows(content) or not all(content.values()):
+        raise InputError(f"{path}: not rows of trackers; choose another folder")
+    return {name: _rows(every, path) for name, every in content.items()}
+
+
+def _rows(every: list[dict[str, Any]], path: Path) -> list[LesionRow]:
+    """Rows of a file; InputError where one cannot be read."""
     try:
-        return [_row(values) for values in content[name]]
+        return [_row(values) for values in every]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: a row cannot be read ({error!r}); write it again") from error
 

@@ -25,7 +25,7 @@ from tlt.io.images import ct_files
 from tlt.io.output import check_writable
 from tlt.metrics import LesionRow
 from tlt.peak_memory import peak_memory
-from tlt.rows import read_rows, rows_content
+from tlt.rows import read_every_row, rows_content
 from tlt.scores import aligned, score
 from tlt.systems import TRACKERS
 from tlt.track import Tracker
@@ -105,13 +105,12 @@ def run_table1(
     known, made = measured_before(output, benchmark)
     kept = {name: own for name, own in known.items() if name not in makers}
 
-    def check(outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+    def check(outcomes: Mapping[str, Sequence[Outcome]], whole: bool = False) -> None:
         for name, every in outcomes.items():
-            check_alike(name, [outcome.row for outcome in every], kept)
+            check_alike(name, [outcome.row for outcome in every], kept, whole)
 
     outcomes = evaluate(trackers, simulated_cases(data, pairs, seed), report, check)
-    for name, every in outcomes.items():
-        check_alike(name, [outcome.row for outcome in every], kept, whole=True)
+    check(outcomes, whole=True)
     peaks = peak_memory(makers, next(simulated_cases(data, 1, seed)), model)
     made |= {
         t.name: {"tracker": makers[t.name], "peak_mib": peaks[t.name], **made_by(t)}
@@ -129,8 +128,7 @@ def _store(
     """Write every file of a folder, its earlier rows among them; the table as Markdown."""
     atomic_write(output / BENCHMARK, _json(benchmark))
     atomic_write(output / MADE, _json(made))
-    before = read_json(output / ROWS) if (output / ROWS).exists() else {}
-    atomic_write(output / ROWS, _json(before | rows_content(outcomes)))
+    atomic_write(output / ROWS, _json(_facts(output / ROWS) | rows_content(outcomes)))
     rows = measured_rows(output)
     lines = table_lines(rows, made)
     atomic_write(output / "table1.json", _json(lines))
@@ -243,7 +241,7 @@ def _same_place(one: Triple | None, other: Triple | None) -> bool:
 def measured_rows(output: Path) -> dict[str, list[LesionRow]]:
     """The rows of every tracker that a folder holds."""
     path = output / ROWS
-    return {name: read_rows(path, name) for name in _facts(path)}
+    return read_every_row(path) if _facts(path) else {}
 
 
 def table_lines(

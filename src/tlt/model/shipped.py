@@ -11,25 +11,29 @@ from safetensors import safe_open
 
 # Weights that trackers take by name, and the trainings that make them again, one after the other.
 KNOWN = {
-    "tlt-ct": "configs/compact.yaml configs/compact-views.yaml configs/compact-motion.yaml",
-    "transt-ct": "configs/table1/transt.yaml",
-    "dlt-ct": "configs/table1/dlt.yaml",
-    "dlt-mix-ct": "configs/table1/dlt-mix.yaml",
-    "siamrpn-ct": "configs/table1/siamrpn.yaml",
-    "voxelmorph-ct": "configs/table1/voxelmorph.yaml",
-    "vuld-ct": "configs/table1/vuld.yaml",
-    "lens-ct": "configs/table1/lens.yaml",
-    "lesiongraph-ct": "configs/table1/lesiongraph.yaml",
-    "lesanet-ct": "configs/table1/lesanet.yaml",
+    "tlt-ct": (
+        "configs/compact.yaml",
+        "configs/compact-views.yaml",
+        "configs/compact-motion.yaml",
+    ),
+    "transt-ct": ("configs/table1/transt.yaml",),
+    "dlt-ct": ("configs/table1/dlt.yaml",),
+    "dlt-mix-ct": ("configs/table1/dlt-mix.yaml",),
+    "siamrpn-ct": ("configs/table1/siamrpn.yaml",),
+    "voxelmorph-ct": ("configs/table1/voxelmorph.yaml",),
+    "vuld-ct": ("configs/table1/vuld.yaml",),
+    "lens-ct": ("configs/table1/lens.yaml",),
+    "lesiongraph-ct": ("configs/table1/lesiongraph.yaml",),
+    "lesanet-ct": ("configs/table1/lesanet.yaml",),
 }
 
-PUBLISHED = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm", "seconds", "peak_mib")
-PUBLISHED_LESIONS = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm")
+FIGURES = ("n", "cpm_10mm", "cpm_radius", "med_mm", "median_mm", "p95_mm")
+PUBLISHED = (*FIGURES, "seconds", "peak_mib")
 
 
 def how_made(name: str) -> str:
     """The commands, to be run in a clone of the repository, that make weights again."""
-    return ", then ".join(f"'tlt train --config {config}'" for config in KNOWN[name].split())
+    return ", then ".join(f"'tlt train --config {config}'" for config in KNOWN[name])
 
 
 def shipped_path(name: str) -> Path:
@@ -63,6 +67,6 @@ def published() -> dict[str, dict[str, float | None]]:
     lines = {line["name"]: line for line in json.loads(path.read_text())}
     return {
         name: {key: line[key] for key in PUBLISHED}
-        | {f"lesions_{key}": (line["lesions"] or {}).get(key) for key in PUBLISHED_LESIONS}
+        | {f"lesions_{key}": (line["lesions"] or {}).get(key) for key in FIGURES}
         for name, line in lines.items()
     }
